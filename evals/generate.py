@@ -1,0 +1,141 @@
+"""generate: text from a prompt, token by token, with the Joules it would take."""
+
+import codecs
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Int, Key
+
+from physnn.energy import bill, load_prices
+from physnn.fabricate import fabricate
+from physnn.keys import stream
+from physnn.process import Process
+from physnn.units import readable
+from train.baseline import FlaxModel
+from train.loop import load_run
+
+
+class Generated(NamedTuple):
+    """One byte of text and the energy spent since the first byte of the prompt."""
+
+    byte: int
+    energy_J: float
+
+
+@eqx.filter_jit
+def _physical_step(chip, state, token, process: Process, key: Key[Array, ""]):
+    return chip.step(state, token, process=process, key=key)
+
+
+@eqx.filter_jit
+def _window_logits(
+    model, window: Int[Array, "1 time"], last, process: Process, key: Key[Array, ""]
+) -> Float[Array, " vocabulary"]:
+    return model.logits(window, process=process, key=key)[0, last]
+
+
+def generate(
+    model,
+    prompt: bytes,
+    *,
+    n_bytes: int,
+    temperature: float,
+    context: int,
+    energy_per_token_J: float,
+    process: Process,
+    key: Key[Array, ""],
+) -> Iterator[Generated]:
+    """Sample `n_bytes` after `prompt` from one chip, noise on.
+
+    A physical model is stepped: its state is all it knows of the past. A transformer
+    reads the last `context` bytes again for every byte; that is how it is computed
+    here, while `energy_per_token_J` is that of its own bill, with a KV cache.
+
+    Raises `ValueError` for an empty prompt or a temperature that is not positive.
+    """
+    if not prompt:
+        raise ValueError("Argument `prompt` must hold at least one byte, but is empty.")
+    if temperature <= 0:
+        raise ValueError(
+            f"Argument `temperature` must be positive, but is {temperature}."
+        )
+    chip = fabricate(model, process, key=stream(key, "chip"))
+    text = list(prompt)
+    steps = hasattr(chip, "step")
+    state = chip.init_state() if steps else None
+    fed = 0
+    for i in range(n_bytes):
+        noise_key = jr.fold_in(stream(key, "noise"), i)
+        if steps:
+            for position in range(fed, len(text)):
+                token = jnp.asarray(text[position], jnp.int32)
+                token_key = jr.fold_in(noise_key, position)
+                state, logits = _physical_step(chip, state, token, process, token_key)
+            fed = len(text)
+        else:
+            window = text[-context:]
+            last = len(window) - 1
+            padded = window + [0] * (context - len(window))
+            logits = _window_logits(
+                chip, jnp.asarray([padded], jnp.int32), last, process, noise_key
+            )
+        sample_key = jr.fold_in(stream(key, "sample"), i)
+        byte = int(jax.random.categorical(sample_key, logits / temperature))
+        text.append(byte)
+        yield Generated(byte, (len(text) - 1) * energy_per_token_J)
+
+
+def print_generated(
+    folder: str | Path,
+    *,
+    prompt: str,
+    n_bytes: int,
+    temperature: float,
+    prices: str | None,
+    seed: int,
+) -> None:
+    """Text on stdout as it comes, the running Joules on stderr.
+
+    `prices` None takes `analog28` for a physical model, `sram2030` for a digital one.
+    Raises what `load_run`, `load_prices` and `generate` raise.
+    """
+    run = load_run(folder)
+    digital = isinstance(run.model, FlaxModel)
+    listed = load_prices(prices or ("sram2030" if digital else "analog28"))
+    # A digital model has no period of its own: it is as busy as a physical one.
+    period_s = 1e-6 if digital else None
+    per_token = bill(run.model, listed, process=run.process, period_s=period_s).total
+    made = generate(
+        run.model,
+        prompt.encode(),
+        n_bytes=n_bytes,
+        temperature=temperature,
+        context=run.experiment.task.context,
+        energy_per_token_J=per_token.nominal,
+        process=run.process,
+        key=jr.key(seed),
+    )
+    # A byte can be part of a character: print characters when they are whole.
+    decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
+    energy_J = 0.0
+    sys.stdout.write(prompt)
+    # The running Joules: in the window's title, so that they never mix with the text.
+    titled = sys.stderr.isatty()
+    for byte, energy_J in made:
+        sys.stdout.write(decode(bytes([byte])))
+        sys.stdout.flush()
+        if titled:
+            sys.stderr.write(f"\x1b]0;{readable(energy_J, 'J')}\x07")
+    sys.stdout.write("\n")
+    tokens = len(prompt.encode()) + n_bytes - 1
+    print(
+        f"{readable(energy_J, 'J')} for {tokens} tokens at {per_token} each"
+        f" ({listed.name})",
+        file=sys.stderr,
+    )

@@ -1,0 +1,276 @@
+"""The command line: parse, call one function, print. The work is done elsewhere."""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+# Exit codes: 2 a wrong argument, file or state; 1 done, but what was checked failed;
+# 128 + signal when a signal stopped a run that can be continued.
+WRONG, FAILED = 2, 1
+
+Folder = Annotated[Path, tyro.conf.Positional]
+
+
+def quickstart(
+    data: Path | None = None, folder: Path = Path("runs/quickstart"), json: bool = False
+) -> int:
+    """Train, score, bill, export and report a small physical model: the whole story.
+
+    Args:
+        data: A text file or folder; without it the interpreter's own library.
+        folder: Where runs, report and export go. An interrupted job continues there.
+        json: Print the results as JSON instead of tables.
+    """
+    from evals.quickstart import run_quickstart
+
+    outcome = run_quickstart(data=data, folder=folder)
+    _print(outcome.results if json else outcome.text)
+    return 0 if outcome.passed else FAILED
+
+
+def generate(
+    run: Folder,
+    prompt: str = "def ",
+    n_bytes: int = 400,
+    temperature: float = 0.8,
+    prices: str | None = None,
+    seed: int = 0,
+) -> int:
+    """Write text from a prompt on one chip, with the Joules it would take.
+
+    Args:
+        run: A run folder.
+        prompt: What the text begins with.
+        n_bytes: How many bytes to add.
+        temperature: 1 samples from the model, less is more cautious.
+        prices: The price list for the Joules; analog28, or sram2030 for a transformer.
+        seed: Of the chip, its noise and the sampling.
+    """
+    from evals.generate import print_generated
+
+    print_generated(
+        run,
+        prompt=prompt,
+        n_bytes=n_bytes,
+        temperature=temperature,
+        prices=prices,
+        seed=seed,
+    )
+    return 0
+
+
+def score(
+    run: Folder,
+    split: str = "test",
+    chips: int = 8,
+    windows: int = 0,
+    seed: int = 0,
+    json: bool = False,
+) -> int:
+    """Bits per byte of a run with noise on, over fabricated chips.
+
+    Args:
+        run: A run folder.
+        split: train, validation or test.
+        chips: How many chips to fabricate.
+        windows: How many evenly spaced windows to score; 0 scores every byte.
+        seed: Of the chips and their noise.
+        json: Print JSON.
+    """
+    from evals.quality import score_run
+
+    quality = score_run(run, split=split, n_chips=chips, windows=windows, seed=seed)
+    _print(quality.to_json() if json else str(quality))
+    return 0
+
+
+def compare(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    out: Path = Path("runs/compare"),
+    chips: int = 8,
+    windows: int = 0,
+    json: bool = False,
+) -> int:
+    """Joules per token at equal quality: physical runs against a transformer ladder.
+
+    Args:
+        runs: Run folders; at least one physical and one transformer, on the same text.
+        out: Where report.html and results.json are written.
+        chips: How many chips each physical model is scored on.
+        windows: How many windows of the test split to score; 0 scores every byte.
+        json: Print the results as JSON instead of tables.
+    """
+    from evals.compare import compare_runs, summary
+    from evals.report import write_report
+
+    results = compare_runs(runs, n_chips=chips, windows=windows)
+    report = write_report(results, out)
+    _print(results if json else f"{summary(results)}\n\nReport: {report}")
+    return 0
+
+
+def export(run: Folder, out: Path) -> int:
+    """Write the hand-off package of a physical run: parameters, cells, test benches.
+
+    Args:
+        run: A run folder.
+        out: The folder to write; an older export there is replaced.
+    """
+    from evals.handoff import export_run
+
+    print(export_run(run, out))
+    return 0
+
+
+def verify(folder: Folder, json: bool = False) -> int:
+    """Re-simulate an exported folder; needs nothing but the folder.
+
+    Args:
+        folder: What `physnn export` wrote.
+        json: Print JSON.
+    """
+    from evals.fidelity import verify as verify_folder
+
+    verification = verify_folder(folder)
+    _print(verification.to_json() if json else str(verification))
+    return 0 if verification.passed else FAILED
+
+
+def report(results: Folder, out: Path | None = None) -> int:
+    """Write report.html again from the results.json of a comparison.
+
+    Args:
+        results: results.json, or the folder it lies in.
+        out: Where to write; without it beside the results.
+    """
+    from evals.report import read_results, write_report
+
+    print(write_report(read_results(results), out or _folder_of(results)))
+    return 0
+
+
+def doctor(json: bool = False) -> int:
+    """Say what this machine has, what is missing and how to get it.
+
+    Args:
+        json: Print JSON.
+    """
+    from evals.doctor import doctor as examine
+
+    found = examine()
+    _print(found.to_json() if json else str(found))
+    return 0
+
+
+def train(arguments: list[str]) -> int:
+    """Train an experiment, or continue a run.
+
+    The first argument is a TOML file or a run folder; every field of the experiment
+    can be overridden after it.
+    """
+    from train.experiment import Experiment, load_experiment
+    from train.loop import train as train_experiment
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: physnn train EXPERIMENT.toml|RUN_FOLDER [--folder DIR] [--…]")
+        print(train.__doc__)
+        print("`physnn train EXPERIMENT.toml --help` lists what can be overridden.")
+        return 0 if arguments else WRONG
+    source = Path(arguments[0])
+    continues = source.is_dir()
+    path = source / "experiment.toml" if continues else source
+
+    @dataclass(frozen=True)
+    class Train:
+        """Train an experiment, or continue a run."""
+
+        experiment: tyro.conf.OmitArgPrefixes[Experiment]
+        folder: Path  # where the run is kept
+        quiet: bool = False  # no progress bar
+
+    loaded = load_experiment(path)
+    folder = source if continues else Path("runs") / loaded.name
+    chosen = tyro.cli(
+        Train,
+        prog=f"physnn train {arguments[0]}",
+        args=arguments[1:],
+        default=Train(loaded, folder),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    run = train_experiment(chosen.experiment, chosen.folder, progress=not chosen.quiet)
+    print(run.folder)
+    return 0
+
+
+COMMANDS = (quickstart, generate, score, compare, export, verify, report, doctor)
+
+
+def main() -> None:
+    """Entry point of `physnn` and `python -m physnn`."""
+    sys.exit(_guarded(sys.argv[1:]))
+
+
+def _guarded(arguments: list[str]) -> int:
+    """Run a command; what a user can cause ends in one sentence, not in a traceback."""
+    try:
+        if arguments[:1] == ["train"]:
+            return train(arguments[1:])
+        commands = {command.__name__: command for command in COMMANDS}
+        # For the list of commands alone: `train` reads its file before its options.
+        commands["train"] = _listed_train
+        return tyro.extras.subcommand_cli_from_dict(
+            commands, prog="physnn", description=__doc__, args=arguments
+        )
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader went away (`| head`); nothing is left to flush to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None or os.environ.get("PHYSNN_TRACEBACK"):
+            raise
+        print(f"physnn: {error}", file=sys.stderr)
+        return code
+
+
+def _listed_train(source: Folder) -> int:
+    """Train an experiment, or continue a run.
+
+    Args:
+        source: EXPERIMENT.toml or a run folder.
+    """
+    return train([str(source)])
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code for what a user can cause; None for a fault of ours."""
+    from train.stopping import Interrupted
+
+    if isinstance(error, Interrupted):
+        return error.exit_code
+    ours = type(error).__module__.split(".")[0] in (
+        "physnn",
+        "circuits",
+        "train",
+        "evals",
+    )
+    return WRONG if ours or isinstance(error, ValueError | OSError) else None
+
+
+def _folder_of(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _print(value: Any) -> None:
+    print(value if isinstance(value, str) else json.dumps(value, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""AbstractCircuit: the four questions every circuit answers."""
+
+import abc
+from typing import Generic, TypeVar
+
+import equinox as eqx
+import jax
+import jax.random as jr
+from jaxtyping import Array, Float, Key
+
+from physnn.energy.events import Event
+from physnn.export.netlist import Netlist
+from physnn.process import Process
+
+State = TypeVar("State")
+
+
+class AbstractCircuit(eqx.Module, Generic[State]):
+    """A differentiable behavioral model of a physical circuit.
+
+    Signals are fractions of full scale. Arrays carry any batch axes; the batch lives
+    inside the state, and time is the *first* axis of a sequence.
+    """
+
+    n_in: eqx.AbstractVar[int]
+    n_out: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def init_state(self, batch_shape: tuple[int, ...] = ()) -> State:
+        """The state before the first input, for inputs `(*batch_shape, n_in)`."""
+
+    @abc.abstractmethod
+    def step(
+        self,
+        state: State,
+        x: Float[Array, "*batch n_in"],
+        *,
+        process: Process,
+        key: Key[Array, ""],
+    ) -> tuple[State, Float[Array, "*batch n_out"]]:
+        """What does it compute? One sample in, one sample out."""
+
+    @abc.abstractmethod
+    def scan(
+        self,
+        state: State,
+        xs: Float[Array, "time *batch n_in"],
+        *,
+        process: Process,
+        key: Key[Array, ""],
+    ) -> tuple[State, Float[Array, "time *batch n_out"]]:
+        """The same for a whole sequence at once, as fast as the family allows."""
+
+    @abc.abstractmethod
+    def events(self, process: Process, *, period_s: float) -> tuple[Event, ...]:
+        """What does one step make happen? Counts for one sample, batch excluded.
+
+        Digital events come from shapes alone, what is held from the period a step
+        takes, and `supply_charge_C` also from the trained sizes, differentiably. Works
+        on trees of `jax.ShapeDtypeStruct`.
+        """
+
+    @abc.abstractmethod
+    def netlist(self, process: Process, *, name: str) -> Netlist:
+        """How is it built? A neutral description that any exporter can write.
+
+        `name` is that of the cell; cells below it are named after it. Ports are
+        `bus("x", n_in)`, `bus("y", n_out)`, clocks and `ref` (`physnn.export.cells`).
+        A cell that can be tried alone brings a `Bench` with what the noiseless model
+        predicts. A chip is described with its own errors. Raises `ValueError` for what
+        a netlist cannot hold.
+        """
+
+
+class AbstractMemorylessCircuit(AbstractCircuit[None]):
+    """A circuit without state: a sequence is one more batch axis."""
+
+    @abc.abstractmethod
+    def apply(
+        self, x: Float[Array, "*batch n_in"], *, process: Process, key: Key[Array, ""]
+    ) -> Float[Array, "*batch n_out"]:
+        """The output for the input."""
+
+    def init_state(self, batch_shape: tuple[int, ...] = ()) -> None:
+        del batch_shape
+
+    def step(self, state, x, *, process, key):
+        return state, self.apply(x, process=process, key=key)
+
+    def scan(self, state, xs, *, process, key):
+        return state, self.apply(xs, process=process, key=key)
+
+
+def run(
+    circuit: AbstractCircuit,
+    xs: Float[Array, "time *batch n_in"],
+    *,
+    process: Process,
+    key: Key[Array, ""],
+) -> Float[Array, "time *batch n_out"]:
+    """Run a design or a chip on a sequence, drawing its temporal noise from `key`."""
+    if xs.shape[-1] != circuit.n_in:
+        raise ValueError(
+            f"Argument `xs` must end in {circuit.n_in} inputs, but has shape"
+            f" {xs.shape}."
+        )
+    state = circuit.init_state(xs.shape[1:-1])
+    return circuit.scan(state, xs, process=process, key=key)[1]
+
+
+def run_stepwise(
+    circuit: AbstractCircuit,
+    xs: Float[Array, "time *batch n_in"],
+    *,
+    process: Process,
+    key: Key[Array, ""],
+) -> Float[Array, "time *batch n_out"]:
+    """The same through `step`, sample by sample: how a chip and generation run it."""
+
+    def body(state, inputs):
+        x, step_key = inputs
+        return circuit.step(state, x, process=process, key=step_key)
+
+    state = circuit.init_state(xs.shape[1:-1])
+    return jax.lax.scan(body, state, (xs, jr.split(key, len(xs))))[1]

@@ -1,0 +1,55 @@
+"""fabricate: one chip from a design, with its frozen mismatch."""
+
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+from jaxtyping import Array, Key
+
+from physnn.bank import Bank
+from physnn.keys import stream
+from physnn.process import Process
+
+Design = TypeVar("Design")
+
+
+def fabricate(design: Design, process: Process, *, key: Key[Array, ""]) -> Design:
+    """Draw one chip: every bank gets its own frozen device errors.
+
+    A value made of k of its bank's `n_units` unit devices has the spread
+    σ_unit·√k in units of one device (independent units; Pelgrom et al. 1989, DOI
+    10.1109/JSSC.1989.572629). A bank of kind `threshold` holds offsets: its spread is
+    absolute, A_VT/√area as a fraction of full scale. With zero spread the chip *is*
+    the design.
+
+    Banks draw from streams named by their path, so a new bank reseeds no other.
+    """
+
+    def draw(path, leaf):
+        if not isinstance(leaf, Bank):
+            return leaf
+        spread = process.spread(leaf.kind, leaf.area_m2)
+        if isinstance(spread, float) and spread == 0:
+            return leaf
+        if leaf.size is not None:
+            spread = spread / jnp.sqrt(leaf.area_factor())
+        normal = jr.normal(stream(key, jtu.keystr(path)), leaf.value.shape)
+        if leaf.kind == "threshold":
+            sigma = jnp.asarray(spread / process.swing_V)
+        else:
+            size = jnp.abs(jax.lax.stop_gradient(leaf.nominal()))
+            sigma = spread * (
+                size
+                if leaf.n_units == 1
+                else jnp.sqrt(size * leaf.full_scale() / leaf.n_units)
+            )
+        return eqx.tree_at(
+            lambda bank: bank.error, leaf, sigma * normal, is_leaf=lambda x: x is None
+        )
+
+    return jtu.tree_map_with_path(
+        draw, design, is_leaf=lambda leaf: isinstance(leaf, Bank)
+    )

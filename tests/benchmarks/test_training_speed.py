@@ -1,0 +1,104 @@
+"""Training speed of the physical model against the transformer of equal parameters.
+
+    make bench
+
+One update of the WikiText-2 experiments: noise, mismatch on two chips, quantizers,
+gradient, clipping and AdamW; in turns with the transformer's.
+"""
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+
+from physnn.configs import config_folder
+from physnn.process import load_process
+from tests.benchmarks.interleaved import interleaved, report
+from train.experiment import load_experiment
+from train.objective import TrainState, make_update, split
+
+EXPERIMENTS = ("wikitext2_transformer", "wikitext2_physical")
+ROUNDS = 9
+
+
+def stepper(name: str):
+    """A function that does one training step, and the model's size."""
+    path = config_folder() / "experiments" / f"{name}.toml"
+    experiment = load_experiment(path)
+    process = load_process(experiment.process)
+    model = experiment.model.build(vocabulary=256, process=process, key=jr.key(0))
+    trained, rest = split(model, experiment)
+    update = make_update(rest, experiment=experiment, process=process)
+    optimizer = experiment.optimizer.build(steps=experiment.steps)
+    held = [TrainState(trained, optimizer.init(trained), jnp.asarray(0), jr.key(1))]
+    shape = (experiment.batch, experiment.task.context + 1)
+    tokens = jr.randint(jr.key(2), shape, 0, 256).astype(jnp.uint8)
+    n_parameters = sum(leaf.size for leaf in jax.tree.leaves(trained))
+
+    def step():
+        held[0], measured = update(held[0], tokens)
+        return measured
+
+    return step, n_parameters, experiment.tokens_per_step
+
+
+def test_training_step(benchmark):
+    steps, tokens = {}, {}
+    for name in EXPERIMENTS:
+        steps[name], n_parameters, tokens[name] = stepper(name)
+        print(f"\n  {name}: {n_parameters:,} parameters", end="")
+    medians = interleaved(steps, rounds=ROUNDS)
+    report(benchmark, medians, floor=EXPERIMENTS[0])
+    per_second = {name: tokens[name] / medians[name] for name in EXPERIMENTS}
+    for name, rate in per_second.items():
+        print(f"  {name:40s} {rate:9,.0f} tokens/s")
+    ratio = per_second[EXPERIMENTS[1]] / per_second[EXPERIMENTS[0]]
+    print(f"  physical / transformer: {ratio:.2f} of its tokens/s")
+    benchmark.extra_info["ratio"] = ratio
+    benchmark.pedantic(steps[EXPERIMENTS[1]], rounds=1)
+
+
+def test_white_noise(benchmark):
+    from physnn.noise import white
+
+    shape = (256, 16, 512)
+    functions = {
+        "inverse error function": jax.jit(lambda key: jr.normal(key, shape)),
+        "binomial (physnn)": jax.jit(lambda key: white(key, shape)),
+    }
+    keyed = {name: lambda f=f: f(jr.key(0)) for name, f in functions.items()}
+    medians = interleaved(keyed, rounds=21)
+    report(benchmark, medians, floor="inverse error function")
+    benchmark.pedantic(keyed["binomial (physnn)"], rounds=1)
+
+
+def test_recurrence(benchmark):
+    from physnn.recurrence import _associative, _sequential, linear_recurrence
+
+    shape = (256, 16, 168)
+    alpha = jr.uniform(jr.key(0), shape)
+    beta = jr.normal(jr.key(1), shape)
+    v0 = jnp.zeros(shape[1:])
+
+    def plain(alpha, beta, v0):
+        def body(v, inputs):
+            v = inputs[0] * v + inputs[1]
+            return v, v
+
+        return jax.lax.scan(body, v0, (alpha, beta))[1]
+
+    kernels = {
+        "plain lax.scan": plain,
+        "physnn": linear_recurrence,
+        "sequential, XLA's gradient": _sequential,
+        "associative, XLA's gradient": _associative,
+    }
+
+    def gradient(kernel):
+        loss = lambda *inputs: jnp.sum(jnp.square(kernel(*inputs)))
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1)))
+        return lambda: compiled(alpha, beta, v0)
+
+    functions = {name: gradient(kernel) for name, kernel in kernels.items()}
+    medians = interleaved(functions, rounds=21)
+    report(benchmark, medians, floor="plain lax.scan")
+    benchmark.pedantic(functions["physnn"], rounds=1)

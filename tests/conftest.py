@@ -1,0 +1,49 @@
+"""What every test gets: strict JAX, fresh keys, and simulators or a reason to skip."""
+
+import itertools
+from pathlib import Path
+
+import hypothesis
+import jax
+import pytest
+
+# No silent float64 or mixed types. Ranks may be promoted: an offset per output is added
+# to any batch, which is what `(*batch, n)` is for.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Compiled programs are kept between runs: a second one takes a third less time. Only of
+# this process, not of those that tests start and kill: half an entry would stay.
+CACHE = Path(__file__).parents[1] / ".cache" / "jax"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture
+def getkey(request):
+    """A function that returns another key at every call, the same in every run."""
+    # Imported here: our packages must not be imported before the hook that checks
+    # their annotations is in place.
+    from physnn.keys import stream
+
+    counter = itertools.count()
+    root = stream(jax.random.key(0), request.node.nodeid)
+    return lambda: stream(root, str(next(counter)))
+
+
+def pytest_runtest_setup(item):
+    """Skip what this machine cannot run, and say what would run it."""
+    from evals.doctor import PROGRAMS, find_tool
+
+    for program in PROGRAMS:
+        if item.get_closest_marker(f"needs_{program.name}"):
+            tool = find_tool(program.name)
+            if not tool.works:
+                pytest.skip(
+                    f"{tool.name} {tool.problem or 'is missing'};"
+                    f" to run this: {tool.install}"
+                )
+    if item.get_closest_marker("gpu") and jax.default_backend() == "cpu":
+        pytest.skip("JAX runs on the CPU; to run this on an NVIDIA GPU: make cuda")

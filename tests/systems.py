@@ -1,0 +1,88 @@
+"""Closed forms that the circuits are held against, each with its source.
+
+Written from the physics alone: nothing here imports `physnn`, so a mistake there
+cannot hide here.
+"""
+
+import diffrax as dfx
+import jax
+import numpy as np
+
+BOLTZMANN = 1.380649e-23
+CHARGE = 1.602176634e-19
+
+
+def ktc_variance(capacitance_F, *, temperature_K, swing_V, excess):
+    """Nyquist 1928 (DOI 10.1103/PhysRev.32.110): kT/C, as a fraction of full scale²."""
+    return excess * BOLTZMANN * temperature_K / capacitance_F / swing_V**2
+
+
+def rc_step_response(t, *, tau, target, start=0.0):
+    """v(t) of an RC low-pass after its input jumps to `target`."""
+    return target + (start - target) * np.exp(-t / tau)
+
+
+def ou_variance(t, *, rate, stationary):
+    """Variance of an Ornstein-Uhlenbeck process from a point (Gillespie 1996)."""
+    return stationary * (1 - np.exp(-2 * rate * t))
+
+
+def differential_pair(v, *, slope_factor, temperature_K):
+    """I_out / I_tail of a differential pair in weak inversion (Mead 1989)."""
+    return np.tanh(v * CHARGE / (2 * slope_factor * BOLTZMANN * temperature_K))
+
+
+def gated_rc_by_diffrax(rates, inputs, leak, v0):
+    """v after each token of dv/dt = a_t·(u_t − v) − b·v, time in tokens, by Tsit5.
+
+    `rates` and `inputs` are `(time, n)` and held over a token. Differentiable.
+    """
+
+    def field(t, v, args):
+        a, u = args
+        return a * (u - v) - leak * v
+
+    def token(v, au):
+        solution = dfx.diffeqsolve(
+            dfx.ODETerm(field),
+            dfx.Tsit5(),
+            t0=0.0,
+            t1=1.0,
+            dt0=None,
+            y0=v,
+            args=au,
+            stepsize_controller=dfx.PIDController(rtol=1e-9, atol=1e-11),
+        )
+        v = solution.ys[0]
+        return v, v
+
+    return jax.lax.scan(token, v0, (rates, inputs))[1]
+
+
+def recurrence_by_loop(alpha, beta, v0):
+    """v_t = α_t·v_{t−1} + β_t, one after another in NumPy."""
+    v, vs = np.asarray(v0, float), []
+    for a, b in zip(np.asarray(alpha, float), np.asarray(beta, float), strict=True):
+        v = a * v + b
+        vs.append(v)
+    return np.stack(vs)
+
+
+def delayed_sum(taps, xs):
+    """y_t = Σ_k taps[k]·x_{t−k} per channel, by `np.convolve`, from rest."""
+    taps, xs = np.asarray(taps, float), np.asarray(xs, float)
+    columns = [
+        np.convolve(xs[:, c], taps[:, c])[: len(xs)] for c in range(xs.shape[-1])
+    ]
+    return np.stack(columns, axis=-1)
+
+
+def uniform_code(x, *, full_scale, bits):
+    """The nearest of 2^bits − 1 symmetric levels, by search over all of them."""
+    largest = 2 ** (bits - 1) - 1
+    levels = full_scale * np.arange(-largest, largest + 1) / largest
+    return levels[np.argmin(np.abs(np.asarray(x)[..., None] - levels), axis=-1)]
+
+
+def thermal_voltage(temperature_K):
+    return BOLTZMANN * temperature_K / CHARGE

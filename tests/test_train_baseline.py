@@ -1,0 +1,81 @@
+"""The transformer baseline and its bridge."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+from flax import nnx
+
+from tests.helpers import PROCESS
+from tests.helpers import quick_compilation as quick_compilation
+from train.baseline import FlaxModel, TransformerConfig, rotate
+
+TINY = TransformerConfig(width=16, n_blocks=2, n_heads=2, n_hidden=24)
+
+
+def build(seed=0):
+    return TINY.build(vocabulary=11, process=PROCESS, key=jr.key(seed))
+
+
+def test_no_logit_depends_on_a_later_token():
+    model, tokens = build(), jnp.arange(7)[None]
+    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+
+    def total(arrays):
+        seen = eqx.combine(arrays, rest)
+        return jnp.sum(seen.logits(tokens, process=PROCESS, key=jr.key(0))[0], axis=-1)
+
+    # Tokens enter through their own row of the embedding.
+    jacobian = jax.jit(jax.jacrev(total))(arrays)
+    rows = jax.tree.leaves(jacobian.params["embed"])[0]
+    influence = np.abs(rows).sum(-1)[:, :7]
+    assert np.all(np.triu(influence, k=1) == 0)
+    assert np.all(influence[-1] > 0), "the last logits must see every token before"
+
+
+def test_attention_sees_relative_positions_only():
+    q, k = jr.normal(jr.key(0), (2, 1, 12, 2, 8))
+    # The same query and key at every position.
+    q, k = (jnp.broadcast_to(x[:, :1], x.shape) for x in (q, k))
+    scores = jnp.einsum("bqhd,bkhd->hqk", rotate(q), rotate(k))
+    for head in np.asarray(scores):
+        for distance in range(-5, 6):
+            diagonal = np.diagonal(head, distance)
+            np.testing.assert_allclose(diagonal, diagonal[0], rtol=1e-4, atol=1e-4)
+        assert np.ptp(head[0]) > 0.1, "positions must matter"
+
+
+def test_rotation_keeps_lengths_and_the_first_position():
+    x = jr.normal(jr.key(0), (2, 9, 3, 8))
+    y = rotate(x)
+    np.testing.assert_allclose(y[:, 0], x[:, 0], rtol=1e-6)
+    norm = lambda x: jnp.linalg.norm(x, axis=-1)
+    np.testing.assert_allclose(norm(y), norm(x), rtol=1e-5)
+
+
+def test_it_is_a_pytree_of_its_parameters():
+    model = build()
+    n = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model, eqx.is_array)))
+    width, hidden, vocabulary = 16, 24, 11
+    block = 4 * width**2 + 3 * width * hidden + 2 * width
+    assert n == 2 * block + 2 * vocabulary * width + width
+    assert eqx.tree_equal(model, build())
+    assert not eqx.tree_equal(model, build(1))
+
+
+def test_an_odd_width_is_refused():
+    with pytest.raises(ValueError, match=r"`width` must be a multiple of 2·`n_heads`"):
+        TransformerConfig(width=18, n_heads=2).build(
+            vocabulary=5, process=PROCESS, key=jr.key(0)
+        )
+
+
+def test_a_module_with_hidden_state_is_refused():
+    for module in (
+        nnx.Dropout(0.1, rngs=nnx.Rngs(0)),
+        nnx.BatchNorm(4, rngs=nnx.Rngs(0)),
+    ):
+        with pytest.raises(ValueError, match="`module` must hold parameters only"):
+            FlaxModel(module, config=TINY, vocabulary=5)

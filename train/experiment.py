@@ -1,0 +1,238 @@
+"""Experiment: everything a run depends on, frozen; and its TOML file."""
+
+import dataclasses
+import json
+import math
+import os
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import cattrs
+from cattrs.gen import make_dict_structure_fn
+
+from train.baseline import TransformerConfig
+from train.model import PhysicalConfig
+from train.optimizer import OptimizerConfig
+from train.tasks import TextConfig
+
+ModelConfig = PhysicalConfig | TransformerConfig
+
+
+class ConfigError(ValueError):
+    """A config file is wrong; the message names the file and the key."""
+
+
+@dataclass(frozen=True)
+class NoiseAware:
+    """How a physical model is trained: always with temporal noise, on several chips.
+
+    `energy_weight`: what a nanojoule of supply energy per byte costs in the loss [bits
+    per byte]. Above zero the areas of unit devices are trained, too; else they stay.
+    """
+
+    chips_per_batch: int = 2  # the batch is shared out among them
+    energy_weight: float = 0.0
+
+    def __post_init__(self):
+        if self.chips_per_batch < 1:
+            raise ValueError(
+                "Argument `chips_per_batch` must be at least 1, but is"
+                f" {self.chips_per_batch}."
+            )
+        if not self.energy_weight >= 0:
+            raise ValueError(
+                "Argument `energy_weight` must not be negative, but is"
+                f" {self.energy_weight}."
+            )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything a run depends on. The same experiment gives the same weights."""
+
+    name: str = "experiment"
+    seed: int = 0
+    process: str = "cmos28"  # a name in configs/processes, or a TOML file
+    steps: int = 1000
+    batch: int = 16  # windows per step
+    checkpoint_every: int = 200  # steps
+    evaluate_every: int = 200  # steps
+    evaluation_windows: int = 64  # of the validation split, evenly spaced
+    task: TextConfig = field(default_factory=TextConfig)
+    model: ModelConfig = field(default_factory=PhysicalConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    noise: NoiseAware = field(default_factory=NoiseAware)
+
+    def __post_init__(self):
+        for name in (
+            "steps",
+            "batch",
+            "checkpoint_every",
+            "evaluate_every",
+            "evaluation_windows",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"Argument `{name}` must be at least 1, but is"
+                    f" {getattr(self, name)}."
+                )
+        if self.seed < 0:
+            raise ValueError(
+                f"Argument `seed` must not be negative, but is {self.seed}."
+            )
+        if self.batch % max(self.chips, 1):
+            raise ValueError(
+                "Argument `batch` must be a multiple of `chips_per_batch`, but they are"
+                f" {self.batch} and {self.chips}."
+            )
+
+    @property
+    def chips(self) -> int:
+        """Chips fabricated per batch; 0 for a digital model, which has none."""
+        physical = isinstance(self.model, PhysicalConfig)
+        return self.noise.chips_per_batch if physical else 0
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch * self.task.context
+
+
+def load_experiment(path: str | Path) -> Experiment:
+    """Read an experiment from a TOML file.
+
+    Keys that are left out have their default. Raises `ConfigError` for a file that is
+    missing or no TOML, a key that is unknown, and a value that is wrong.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"The experiment {path} must be a TOML file, but there is none."
+        ) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(
+            f"{path} must be a TOML file, but is not: {error}."
+        ) from error
+    try:
+        experiment = from_table(table)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return _absolute(experiment, path.resolve().parent)
+
+
+def save_experiment(experiment: Experiment, path: str | Path) -> None:
+    """Write an experiment as TOML: beside first, then renamed into place."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(_toml(to_table(experiment)), "utf-8")
+    beside.replace(path)
+
+
+def from_table(table: dict[str, Any]) -> Experiment:
+    """An experiment from the nested dictionary that a TOML file holds."""
+    try:
+        return _converter().structure(table, Experiment)
+    except cattrs.BaseValidationError as error:
+        problems = cattrs.transform_error(error, format_exception=_sentence)
+        raise ConfigError("; ".join(problems)) from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def to_table(experiment: Experiment) -> dict[str, Any]:
+    """The nested dictionary of an experiment; TOML has no None, so it is left out."""
+
+    def table(value):
+        if dataclasses.is_dataclass(value):
+            items = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            return {k: table(v) for k, v in items.items() if v is not None}
+        return value
+
+    return table(experiment)
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    # cattrs would turn "3" and 3.7 into 3 without a word.
+    for kind in (int, float, str):
+        converter.register_structure_hook(kind, _exactly)
+    models = _tagged(converter, get_args(ModelConfig))
+    converter.register_structure_hook(ModelConfig, models)
+    converter.register_structure_hook(TextConfig, _tagged(converter, (TextConfig,)))
+    return converter
+
+
+def _exactly(value, kind):
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        names = {int: "a whole number", float: "a number", str: "a string"}
+        raise ValueError(f"must be {names[kind]}, but is {value!r}")
+    return value
+
+
+def _tagged(converter: cattrs.Converter, members: tuple[type, ...]):
+    """Chooses the member that `kind` names; a single one needs no `kind`."""
+    known = {
+        member().kind: make_dict_structure_fn(
+            member, converter, _cattrs_forbid_extra_keys=True
+        )
+        for member in members
+    }
+    default = next(iter(known)) if len(known) == 1 else None
+
+    def structure(value, _):
+        kind = value.get("kind", default) if isinstance(value, dict) else value
+        if not isinstance(value, dict) or kind not in known:
+            raise ValueError(f"`kind` must be one of {sorted(known)}, but is {kind!r}")
+        return known[kind](value, _)
+
+    return structure
+
+
+def _sentence(error: BaseException, kind) -> str:
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        return cattrs.v.format_exception(error, kind)
+    if isinstance(error, ValueError):
+        return str(error).rstrip(".")
+    return cattrs.v.format_exception(error, kind)
+
+
+def _absolute(experiment: Experiment, folder: Path) -> Experiment:
+    """Paths inside a config are relative to that config."""
+
+    def absolute(path: str) -> str:
+        return os.path.normpath(folder / Path(path).expanduser())
+
+    task, process = experiment.task, experiment.process
+    if task.path is not None:
+        task = dataclasses.replace(task, path=absolute(task.path))
+    if process.endswith(".toml"):
+        process = absolute(process)
+    return dataclasses.replace(experiment, task=task, process=process)
+
+
+def _toml(table: dict[str, Any], heading: str = "") -> str:
+    lines = [f"[{heading}]"] if heading else []
+    lines += [
+        f"{key} = {_literal(value)}"
+        for key, value in table.items()
+        if not isinstance(value, dict)
+    ]
+    text = "\n".join(lines) + "\n"
+    for key, value in table.items():
+        if isinstance(value, dict):
+            text += "\n" + _toml(value, f"{heading}.{key}" if heading else key)
+    return text
+
+
+def _literal(value: str | int | float) -> str:
+    if isinstance(value, str):
+        # A TOML basic string is a JSON string, except that DEL must be escaped too.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, float) and not math.isfinite(value):
+        return "nan" if math.isnan(value) else f"{value:+}"
+    return repr(value)

@@ -1,0 +1,203 @@
+"""train(experiment, folder): read it top to bottom."""
+
+import contextlib
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from physnn.keys import stream
+from physnn.process import Process, load_process
+from train.checkpoint import Checkpoints
+from train.experiment import Experiment
+from train.metrics import MetricsFile
+from train.objective import TrainState, make_score, make_update, split
+from train.progress import TrainProgress
+from train.run_folder import RunFolderError, lock, open_run_folder, read_run_folder
+from train.stopping import Interrupted, StopSignals
+
+
+class TrainedRun(NamedTuple):
+    """A run, loaded."""
+
+    folder: Path
+    experiment: Experiment
+    model: Any  # a PhysicalModel or a FlaxModel
+    process: Process
+    step: int  # updates the model has seen
+    best_bits_per_byte: float  # on the validation windows; inf before the first score
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss is no longer a number."""
+
+
+class Held(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: TrainState
+    fixed: PyTree  # the arrays of the model that are not trained
+    best_bits_per_byte: Float[Array, ""]
+
+
+def train(
+    experiment: Experiment,
+    folder: str | Path,
+    *,
+    resume: bool = True,
+    progress: bool = True,
+) -> TrainedRun:
+    """Train an experiment in a run folder, or continue the run that is there.
+
+    The folder holds `experiment.toml`, `run.json` (schema, git commit, versions, digest
+    of the data), `metrics.jsonl` and `checkpoints/`. A run that was stopped in whatever
+    way and continued ends with the same weights, bit for bit, as one that was not.
+
+    Raises `Interrupted` when SIGINT or SIGTERM stopped the run and it was saved, and
+    one sentence as `DataError`, `RunFolderError`, `CheckpointError` or
+    `TrainingDiverged`.
+    """
+    folder = Path(folder)
+    task = experiment.task.build()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lock(folder))
+        stop = stack.enter_context(StopSignals())
+        open_run_folder(folder, experiment, task=task, resume=resume)
+        process = load_process(experiment.process)
+        held, static = begin(experiment, vocabulary=task.vocabulary, process=process)
+        checkpoints = Checkpoints(folder / "checkpoints")
+        _, held = checkpoints.restore(held) or (0, held)
+        state, fixed, best = held
+        done, best = int(state.step), float(best)
+        rest = eqx.combine(fixed, static)
+
+        update = make_update(rest, experiment=experiment, process=process)
+        score = make_score(rest, chips=experiment.chips, process=process)
+        metrics = stack.enter_context(MetricsFile(folder / "metrics.jsonl", step=done))
+        began = time.monotonic() - metrics.last.get("seconds", 0.0)
+        show = TrainProgress(
+            experiment.name,
+            steps=experiment.steps,
+            step=done,
+            tokens_per_step=experiment.tokens_per_step,
+            enabled=progress,
+        )
+        stack.enter_context(show)
+
+        def record(step: int, measured) -> None:
+            bits_per_byte = float(measured.bits_per_byte)
+            if not math.isfinite(bits_per_byte):
+                raise TrainingDiverged(
+                    f"The loss must stay finite, but is {bits_per_byte} at step {step}:"
+                    " lower `optimizer.peak_rate`. Earlier checkpoints are intact."
+                )
+            line = {
+                "step": step,
+                "tokens": step * experiment.tokens_per_step,
+                "bits_per_byte": bits_per_byte,
+                "seconds": round(time.monotonic() - began, 3),
+            }
+            if experiment.noise.energy_weight > 0 and experiment.chips:
+                line["supply_J"] = float(measured.supply_J)
+            metrics.write(line)
+            show.update(step, bits_per_byte)
+
+        pending = None
+        for step in range(done + 1, experiment.steps + 1):
+            tokens = task.batch(step - 1, seed=experiment.seed, batch=experiment.batch)
+            state, measured = update(state, tokens)
+            # The result of the step before is fetched while this one computes.
+            if pending is not None:
+                record(*pending)
+            pending = (step, measured)
+            last = step == experiment.steps
+            evaluate = last or step % experiment.evaluate_every == 0
+            save = last or step % experiment.checkpoint_every == 0
+            if not (evaluate or save or stop.received):
+                continue
+
+            record(*pending)
+            pending = None
+            if evaluate:
+                bits_per_byte = validate(score, state.trained, task, experiment)
+                best = min(best, bits_per_byte)
+                metrics.write(
+                    {
+                        "step": step,
+                        "tokens": step * experiment.tokens_per_step,
+                        "validation_bits_per_byte": bits_per_byte,
+                        "seconds": round(time.monotonic() - began, 3),
+                    }
+                )
+                show.validation(bits_per_byte)
+            if save or stop.received:
+                # A checkpoint promises that the metrics up to its step are there.
+                metrics.flush()
+                checkpoints.save(step, Held(state, fixed, jnp.asarray(best)))
+            if stop.received and not last:
+                raise Interrupted(stop.received, step=step, folder=folder)
+        model = eqx.combine(state.trained, rest)
+        return TrainedRun(folder, experiment, model, process, experiment.steps, best)
+
+
+def load_run(folder: str | Path) -> TrainedRun:
+    """The newest checkpoint of a run, as a model.
+
+    Raises `RunFolderError` if the folder is no run or has no checkpoint yet, and
+    `CheckpointError` if none can be read.
+    """
+    folder = Path(folder)
+    experiment, facts = read_run_folder(folder)
+    process = load_process(experiment.process)
+    template, static = eqx.filter_eval_shape(
+        begin, experiment, vocabulary=facts["vocabulary"], process=process
+    )
+    restored = Checkpoints(folder / "checkpoints").restore(template)
+    if restored is None:
+        raise RunFolderError(
+            f"The run in {folder} must have a checkpoint, but has none yet: train it."
+        )
+    step, (state, fixed, best) = restored
+    model = eqx.combine(state.trained, fixed, static)
+    return TrainedRun(folder, experiment, model, process, step, float(best))
+
+
+def validate(score, trained, task, experiment: Experiment) -> float:
+    """Bits per byte on the validation windows: noise on, the same draws each time."""
+    key = stream(jr.key(experiment.seed), "validation")
+    total, count = 0.0, 0
+    windows = task.windows(
+        "validation", batch=experiment.batch, limit=experiment.evaluation_windows
+    )
+    for i, (tokens, scored) in enumerate(windows):
+        total += float(score(trained, tokens, scored, jr.fold_in(key, i)))
+        count += int(scored.sum())
+    # Rounded as a checkpoint holds it.
+    return float(np.float32(total / count))
+
+
+def begin(
+    experiment: Experiment, *, vocabulary: int, process: Process
+) -> tuple[Held, PyTree]:
+    """The run before its first step, and what of its model is no array."""
+    key = jr.key(experiment.seed)
+    model = experiment.model.build(
+        vocabulary=vocabulary, process=process, key=stream(key, "model")
+    )
+    trained, rest = split(model, experiment)
+    optimizer = experiment.optimizer.build(steps=experiment.steps)
+    state = TrainState(
+        trained,
+        jax.jit(optimizer.init)(trained),
+        step=jnp.zeros((), jnp.int32),
+        key=jr.key_data(stream(key, "train")),
+    )
+    fixed, static = eqx.partition(rest, eqx.is_array)
+    return Held(state, fixed, jnp.asarray(jnp.inf)), static

@@ -1,0 +1,63 @@
+"""The optimizer: AdamW with warm-up and cosine decay, as an optax chain."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+# The rate of the last step relative to the peak.
+FINAL_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with a cosine schedule."""
+
+    peak_rate: float = 3e-3
+    warmup: float = 0.05  # part of the steps in which the rate rises
+    weight_decay: float = 0.1  # of matrices; vectors and scalars are left alone
+    clip_norm: float = 1.0  # the global norm of a gradient is clipped to this
+    b1: float = 0.9
+    b2: float = 0.95
+
+    def __post_init__(self):
+        for name in ("peak_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(
+                    f"Argument `{name}` must be positive, but is {getattr(self, name)}."
+                )
+        for name in ("warmup", "b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"Argument `{name}` must be from 0 to below 1, but is"
+                    f" {getattr(self, name)}."
+                )
+        if not self.weight_decay >= 0:
+            raise ValueError(
+                "Argument `weight_decay` must not be negative, but is"
+                f" {self.weight_decay}."
+            )
+
+    def schedule(self, steps: int) -> optax.Schedule:
+        """Learning rate by step: linear from 0 to the peak, then cosine to a tenth."""
+        return optax.warmup_cosine_decay_schedule(
+            init_value=0.0,
+            peak_value=self.peak_rate,
+            # Never zero, so that a first step of rate zero is not the whole warm-up.
+            warmup_steps=max(1, round(self.warmup * steps)),
+            decay_steps=max(2, steps),
+            end_value=FINAL_RATE * self.peak_rate,
+        )
+
+    def build(self, *, steps: int) -> optax.GradientTransformation:
+        return optax.chain(
+            optax.clip_by_global_norm(self.clip_norm),
+            optax.adamw(
+                self.schedule(steps),
+                b1=self.b1,
+                b2=self.b2,
+                weight_decay=self.weight_decay,
+                mask=lambda params: jax.tree.map(lambda p: jnp.ndim(p) >= 2, params),
+            ),
+        )

@@ -1,0 +1,8 @@
+"""The catalog of tasks."""
+
+from train.tasks.base import AbstractTask as AbstractTask
+from train.tasks.base import Windows as Windows
+from train.tasks.text import Text as Text
+from train.tasks.text import TextConfig as TextConfig
+
+TaskConfig = TextConfig
