@@ -117,15 +117,23 @@ class ChargeMac(AbstractMemorylessCircuit):
         y = thermal_noise(y, self.noise_variance(process), process=process, key=key)
         return jnp.clip(y, -1.0, 1.0)
 
+    def cell_m2(self, process: Process) -> Float[Array, ""] | float:
+        """Area of one weight: both halves' capacitors, its bits and switches [m²]."""
+        full_F = self.unit_F(process) * self.weight.n_units
+        capacitors_m2 = 2 * full_F / process.capacitor_density_F_per_m2
+        return capacitors_m2 + (self.weight.bits or 8) * CELL_OVERHEAD_M2_PER_BIT
+
+    def span_m(self, process: Process) -> Float[Array, ""]:
+        """Side of the array of weights, drawn as a square [m]."""
+        return jnp.sqrt(self.n_in * self.n_out * self.cell_m2(process))
+
     def charge_C(self, process: Process) -> dict[str, Float[Array, ""]]:
         """Supply charge of one step by cause [C], both differential halves."""
         cells = self.n_in * self.n_out
-        bits = self.weight.bits or 8
         unit_F = self.unit_F(process)
         full_F = unit_F * self.weight.n_units
         switched_F = full_F * self.weight.mean_fraction()
-        area_m2 = full_F / process.capacitor_density_F_per_m2
-        pitch_m = jnp.sqrt(2 * area_m2 + bits * CELL_OVERHEAD_M2_PER_BIT)
+        pitch_m = jnp.sqrt(self.cell_m2(process))
         line_F = self.n_out * (switched_F + pitch_m * process.wire_F_per_m)
         summing_F = self.n_in * (switched_F + pitch_m * process.wire_F_per_m)
         feedback_F = unit_F * jnp.mean(jnp.asarray(self.feedback_units()))

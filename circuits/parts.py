@@ -220,10 +220,9 @@ class DelayLine(AbstractCircuit[Float[Array, "past *batch n"]]):
         taps = self.tap.realized()
         past = len(taps) - 1
         held = jnp.concatenate([state, xs])
-        y = sum(
-            taps[k] * jax.lax.slice_in_dim(held, past - k, past - k + len(xs))
-            for k in range(past + 1)
-        )
+        y = taps[0] * xs
+        for k in range(1, past + 1):
+            y = y + taps[k] * held[past - k : past - k + len(xs)]
         variance = process.thermal_variance(NODE_F) * (1 + jnp.sum(jnp.abs(taps), 0))
         y = thermal_noise(y, variance, process=process, key=key)
         return held[len(xs) :], jnp.clip(y, -1.0, 1.0)

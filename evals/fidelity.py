@@ -228,7 +228,7 @@ class _Job:
             value, limit = result["value"], result["absolute"]
             limit += result["relative"] * abs(value)
             deviation = abs(measured[result["name"]] - value)
-            passed = not deviation > limit
+            passed = deviation <= limit  # False for NaN
             checks.append(
                 Check(
                     result["gate"],

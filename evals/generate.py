@@ -67,12 +67,12 @@ def generate(
         )
     chip = fabricate(model, process, key=stream(key, "chip"))
     text = list(prompt)
-    steps = hasattr(chip, "step")
-    state = chip.init_state() if steps else None
+    stepped = hasattr(chip, "step")
+    state, logits = (chip.init_state() if stepped else None), jnp.zeros(())
     fed = 0
     for i in range(n_bytes):
         noise_key = jr.fold_in(stream(key, "noise"), i)
-        if steps:
+        if stepped:
             for position in range(fed, len(text)):
                 token = jnp.asarray(text[position], jnp.int32)
                 token_key = jr.fold_in(noise_key, position)

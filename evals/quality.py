@@ -66,7 +66,7 @@ def median_interval(values: Iterable[float]) -> tuple[float, float, float]:
 @eqx.filter_jit
 def _bits(chip, windows: Windows, process: Process, key: Key[Array, ""]):
     """Bits of all scored targets of a batch of windows."""
-    tokens = windows.tokens.astype(jnp.int32)
+    tokens = jnp.asarray(windows.tokens, jnp.int32)
     logits = chip.logits(tokens[:, :-1], process=process, key=key)
     return jnp.sum(jnp.where(windows.scored, bits(logits, tokens[:, 1:]), 0.0))
 

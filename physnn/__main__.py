@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -220,7 +221,7 @@ def _guarded(arguments: list[str]) -> int:
     try:
         if arguments[:1] == ["train"]:
             return train(arguments[1:])
-        commands = {command.__name__: command for command in COMMANDS}
+        commands: dict[str, Callable] = {f.__name__: f for f in COMMANDS}
         # For the list of commands alone: `train` reads its file before its options.
         commands["train"] = _listed_train
         return tyro.extras.subcommand_cli_from_dict(

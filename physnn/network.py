@@ -144,6 +144,8 @@ class Residual(AbstractCircuit):
     skip draws its own from `"skip"`. Charge: hold_F of both differential halves swings
     full scale and loads the amplifier that settles it.
 
+    Its events are those of `inner`, and `skip`.
+
     Assumes: the skip capacitor is charged in the same phase as those of `inner`. Does
     not model: its mismatch.
 
@@ -192,7 +194,7 @@ class Residual(AbstractCircuit):
         swing = self.hold_F * process.swing_V
         settling = process.settling_charge_C(self.hold_F)
         return (
-            *_under("inner", self.inner, process, period_s),
+            *self.inner.events(process, period_s=period_s),
             Event("supply_charge_C", 2 * self.n_out * (swing + settling), "skip"),
         )
 

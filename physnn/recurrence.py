@@ -1,4 +1,4 @@
-"""First-order linear recurrences: v_t = α_t·v_{t−1} + β_t, with a hand-written gradient."""
+"""First-order linear recurrences v_t = α_t·v_{t−1} + β_t, with their gradient."""
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +32,10 @@ def _solve(alpha, beta, v0):
 
 @jax.custom_vjp
 def linear_recurrence(
-    alpha: Float[Array, "time *shape"],
-    beta: Float[Array, "time *shape"],
+    alpha: Float[Array, " time *shape"],
+    beta: Float[Array, " time *shape"],
     v0: Float[Array, "*shape"],
-) -> Float[Array, "time *shape"]:
+) -> Float[Array, " time *shape"]:
     """All states v_1 … v_time of v_t = α_t·v_{t−1} + β_t from v_0.
 
     The reverse pass is the same recurrence backwards in time, so it needs only α and v.

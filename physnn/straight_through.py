@@ -1,4 +1,4 @@
-"""Gradients through quantizers (straight-through, Bengio et al. 2013, arXiv 1308.3432)."""
+"""Gradients through quantizers: straight-through (Bengio 2013, arXiv 1308.3432)."""
 
 import jax
 import jax.numpy as jnp

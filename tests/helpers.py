@@ -20,6 +20,7 @@ from circuits.state_space import GatedRC
 from physnn.bank import Bank
 from physnn.circuit import AbstractMemorylessCircuit, run
 from physnn.energy.events import Event
+from physnn.fabricate import fabricate
 from physnn.keys import stream
 from physnn.network import Chain, Parallel, Residual
 from physnn.noise import thermal_noise
@@ -158,6 +159,7 @@ def signal(name: str, time: int = 6, batch: tuple[int, ...] = (2,)) -> jax.Array
 
 
 run_jit = eqx.filter_jit(run)
+fabricate_jit = eqx.filter_jit(fabricate)
 
 
 def with_process(**changes) -> Process:

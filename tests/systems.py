@@ -53,6 +53,7 @@ def gated_rc_by_diffrax(rates, inputs, leak, v0):
             args=au,
             stepsize_controller=dfx.PIDController(rtol=1e-9, atol=1e-11),
         )
+        assert solution.ys is not None
         v = solution.ys[0]
         return v, v
 

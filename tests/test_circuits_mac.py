@@ -9,7 +9,7 @@ import pytest
 
 from circuits.mac import ChargeMac
 from physnn.fabricate import fabricate
-from tests.helpers import PERIOD_S, PROCESS, QUIET, totals
+from tests.helpers import PERIOD_S, PROCESS, QUIET, error_of, totals
 from tests.helpers import quick_compilation as quick_compilation
 
 
@@ -20,8 +20,8 @@ def mac(n_in=16, n_out=5, bits=6, **changes):
 def test_it_is_a_matrix_product_of_realized_weights():
     chip = fabricate(mac(gain=0.3), PROCESS, key=jr.key(1))
     x = jr.uniform(jr.key(2), (7, 16), minval=-1.0)
-    weights = np.asarray(chip.weight.nominal() + chip.weight.error, np.float64)
-    offset = np.asarray(chip.offset.error, np.float64)
+    weights = np.asarray(chip.weight.nominal(), np.float64) + error_of(chip.weight)
+    offset = error_of(chip.offset)
     expected = np.clip(np.asarray(x, np.float64) @ weights + offset, -1, 1)
     y = chip.apply(x, process=QUIET, key=jr.key(3))
     np.testing.assert_allclose(y, expected, atol=1e-6)

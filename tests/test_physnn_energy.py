@@ -327,13 +327,14 @@ def test_events_of_the_physical_model(physical):
     }
     assert {"mixer0", "mixer1", "channel0", "channel1", "agc", "head"} <= parts
     # Every residual has its hold and its wire.
-    skips = [
-        event
-        for event in physical.events(PROCESS, period_s=1.0)
-        if event.part.endswith(".skip and wires")
-    ]
-    assert len(skips) == 2 * c.n_blocks
-    assert all(float(event.count) > 0 for event in skips)
+    for name in (".skip", ".wires"):
+        found = [
+            event
+            for event in physical.events(PROCESS, period_s=1.0)
+            if event.part.endswith(name)
+        ]
+        assert len(found) == 2 * c.n_blocks
+        assert all(float(event.count) > 0 for event in found)
 
 
 def test_converters_without_a_price_are_refused():

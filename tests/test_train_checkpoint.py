@@ -35,13 +35,19 @@ def same(a, b) -> bool:
     )
 
 
+def restore(checkpoints: Checkpoints, template) -> tuple[int, dict]:
+    found = checkpoints.restore(template)
+    assert found is not None
+    return found
+
+
 def test_what_is_restored_is_what_was_saved_and_two_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.restore(tree(0)) is None
     for step in (5, 10, 20, 100):
         checkpoints.save(step, tree(step))
     assert checkpoints.steps() == [20, 100]
-    step, restored = checkpoints.restore(jax.eval_shape(tree, 0))
+    step, restored = restore(checkpoints, jax.eval_shape(tree, 0))
     assert step == 100
     assert same(restored, tree(100))
 
@@ -50,7 +56,7 @@ def test_a_step_can_be_saved_again(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(5, tree(1))
     checkpoints.save(5, tree(2))
-    assert same(checkpoints.restore(tree(0))[1], tree(2))
+    assert same(restore(checkpoints, tree(0))[1], tree(2))
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
@@ -74,7 +80,7 @@ def test_damage_to_any_file_is_found_or_harmless(damage, tmp_path):
             path.unlink()
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            step, restored = Checkpoints(folder).restore(tree(0))
+            step, restored = restore(Checkpoints(folder), tree(0))
         assert same(restored, tree(step))
         if step == 1:
             fallen_back += 1
@@ -106,7 +112,7 @@ def test_a_checkpoint_that_was_cut_off_is_not_seen_and_is_removed(tmp_path):
     unfinished.mkdir()
     (unfinished / "d").write_bytes(b"half")
     assert checkpoints.steps() == [1]
-    assert same(checkpoints.restore(tree(0))[1], tree(1))
+    assert same(restore(checkpoints, tree(0))[1], tree(1))
     checkpoints.save(3, tree(3))
     assert not unfinished.exists()
 
@@ -136,7 +142,7 @@ def test_a_file_that_cannot_grow_gets_one_sentence(tmp_path):
 def test_a_full_disk_gets_one_sentence(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "physnn-test", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=150k", "physnn-test", str(disk)]
     if shutil.which("mount") is None or subprocess.run(mount, stderr=-1).returncode:
         pytest.skip("a small disk can only be mounted by root on Linux")
     try:
@@ -156,13 +162,13 @@ def check_refused_save(error: CheckpointError, checkpoints: Checkpoints) -> None
     )
     assert "\n" not in str(error)
     assert checkpoints.steps() == [1]
-    assert same(checkpoints.restore(tree(0))[1], tree(1))
+    assert same(restore(checkpoints, tree(0))[1], tree(1))
     assert [p.name for p in checkpoints.folder.iterdir()] == ["000000001"]
 
 
 def test_nothing_that_is_loaded_can_execute_code():
     pattern = re.compile(
-        r"\b(pickle|cloudpickle|dill|joblib|marshal|shelve)\b|allow_pickle"
+        r"\b(pickle|cloudpickle|dill|joblib|marshal|shelve)\b|allow_pickle=(?!False)"
     )
     for floor in ("physnn", "circuits", "train", "evals"):
         for path in (ROOT / floor).rglob("*.py"):

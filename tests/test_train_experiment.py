@@ -62,6 +62,7 @@ def test_saved_experiment_loads_back_equal(experiment, tmp_path_factory):
     task = experiment.task
     if task.path is not None:  # "//a/" and "/a" are one place
         task = dataclasses.replace(task, path=loaded.task.path)
+        assert loaded.task.path is not None
         assert Path(loaded.task.path) == Path("/" + experiment.task.path.strip("/"))
     assert loaded == dataclasses.replace(experiment, task=task)
 

@@ -159,6 +159,7 @@ def check_same(a: TrainedRun, b: TrainedRun) -> None:
     assert lines(a.folder) == lines(b.folder)
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_and_continued_is_bit_identical(home, whole):
     """Four kills with SIGKILL: at start-up, and wherever a clock happens to fall."""
     folder, rng, reached = home / "killed", random.Random(1), 0
@@ -180,6 +181,7 @@ def test_a_run_killed_at_random_and_continued_is_bit_identical(home, whole):
     check_same(finish(physical(home), folder), whole)
 
 
+@pytest.mark.slow
 def test_signals_save_the_run_and_it_continues(home, whole):
     folder, reached = home / "stopped", 0
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -284,7 +286,9 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(home, digital):
     check_same(again, digital)
 
 
-def refused(home: Path, folder: Path, kind=RunFolderError, **changes) -> str:
+def refused(
+    home: Path, folder: Path, kind: type[Exception] = RunFolderError, **changes
+) -> str:
     with pytest.raises(kind) as caught:
         train(tiny(home, **changes), folder, progress=False)
     assert "\n" not in str(caught.value)

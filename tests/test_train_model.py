@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from physnn.fabricate import fabricate
-from tests.helpers import PROCESS, QUIET
+from tests.helpers import PROCESS, QUIET, fabricate_jit
 from tests.helpers import quick_compilation as quick_compilation
 from train.model import PhysicalConfig
 
@@ -56,7 +56,7 @@ def test_no_logit_depends_on_a_later_token():
 
 
 def test_chips_differ_and_runs_of_a_chip_differ_by_noise():
-    one, two = (fabricate(model(), PROCESS, key=jr.key(seed)) for seed in (1, 2))
+    one, two = (fabricate_jit(model(), PROCESS, key=jr.key(seed)) for seed in (1, 2))
     quiet = [logits(chip, TOKENS, QUIET, jr.key(0)) for chip in (one, one, two)]
     np.testing.assert_array_equal(quiet[0], quiet[1])
     assert np.mean(quiet[0] != quiet[2]) > 0.2

@@ -171,6 +171,7 @@ def test_text_is_prepared_once_and_anew_when_it_changes(tmp_path):
 def test_text_is_mapped_and_not_held(text):
     part = text._splits["train"]
     assert isinstance(part, np.memmap)
+    assert part.filename is not None
     assert part.nbytes == os.path.getsize(part.filename) * 0.9 // 1
 
 

@@ -41,8 +41,8 @@ class TransformerConfig:
 def rotate(x: Float[Array, "batch time head pair2"]) -> Float[Array, "..."]:
     """Rotary position embedding (Su et al. 2021, arXiv 2104.09864)."""
     half = x.shape[-1] // 2
-    frequency = 10_000.0 ** (-jnp.arange(half) / half)
-    angle = jnp.arange(x.shape[1])[:, None, None] * frequency
+    frequency = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = jnp.arange(x.shape[1], dtype=jnp.float32)[:, None, None] * frequency
     a, b = x[..., :half], x[..., half:]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)

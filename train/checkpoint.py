@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import warnings
 import zlib
 from pathlib import Path
@@ -20,6 +21,11 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
+
+
+# Besides the arrays, Orbax writes what describes them.
+_MARGIN = 1 << 15
+_CHUNK = 1 << 20
 
 
 class CheckpointError(RuntimeError):
@@ -54,6 +60,7 @@ class Checkpoints:
         self._remove_unfinished()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_room(sum(array.nbytes for array in arrays.values()))
             with _quiet(), _checkpointer() as orbax:
                 item = {"arrays": arrays, "checksum": _checksum(arrays)}
                 orbax.save(path, args=ocp.args.StandardSave(item), force=True)
@@ -117,6 +124,19 @@ class Checkpoints:
         if _checksum(found) != item["checksum"]:
             raise CheckpointError("its checksum does not match")
         return _from_arrays(template, found)
+
+    def _check_room(self, n_bytes: int) -> None:
+        """Raise `OSError` if so many bytes do not fit on the disk.
+
+        Orbax finds out, too, but then its threads go on complaining for a while.
+        """
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, n_bytes + _MARGIN)
+                return
+            for _ in range(-(-(n_bytes + _MARGIN) // _CHUNK)):
+                file.write(bytes(_CHUNK))
+            file.flush()
 
     def _remove_unfinished(self) -> None:
         for path in self.folder.glob("*.orbax-checkpoint-tmp*"):

@@ -137,12 +137,14 @@ def train(
                     }
                 )
                 show.validation(bits_per_byte)
-            if save or stop.received:
+            # Asked once: a signal after this line is for the next step.
+            stopped_by = stop.received
+            if save or stopped_by:
                 # A checkpoint promises that the metrics up to its step are there.
                 metrics.flush()
                 checkpoints.save(step, Held(state, fixed, jnp.asarray(best)))
-            if stop.received and not last:
-                raise Interrupted(stop.received, step=step, folder=folder)
+            if stopped_by and not last:
+                raise Interrupted(stopped_by, step=step, folder=folder)
         model = eqx.combine(state.trained, rest)
         return TrainedRun(folder, experiment, model, process, experiment.steps, best)
 

@@ -1,19 +1,20 @@
-"""The physical sequence model: embed -> [residual mixer, residual channel] x L -> head."""
+"""The physical sequence model: embed, residual mixers and channels, head."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, Key
 
 from circuits.blocks import GatedUnit, RCMixer
-from circuits.mac import CELL_OVERHEAD_M2_PER_BIT, ChargeMac
+from circuits.mac import ChargeMac
 from circuits.parts import NODE_F, AutomaticGain
 from physnn.energy.events import Event, adc_event, token_events
 from physnn.keys import stream
-from physnn.noise import thermal_noise
+from physnn.network import Residual
 from physnn.process import Process
 from physnn.straight_through import quantize
 
@@ -47,8 +48,8 @@ class PhysicalModel(eqx.Module):
     """
 
     embedding: Float[Array, "vocabulary width"]
-    mixers: tuple[RCMixer, ...]
-    channels: tuple[GatedUnit, ...]
+    mixers: tuple[Residual, ...]
+    channels: tuple[Residual, ...]
     agc: AutomaticGain
     head: ChargeMac
     config: PhysicalConfig = eqx.field(static=True)
@@ -66,27 +67,33 @@ class PhysicalModel(eqx.Module):
             stream(key, "embedding"), (vocabulary, c.width)
         )
         self.mixers = tuple(
-            RCMixer(
-                c.width,
-                c.n_states,
-                n_taps=c.n_taps,
-                bits=c.weight_bits,
-                output_gain=output_gain,
-                period_s=c.period_s,
-                longest_memory=c.longest_memory,
-                process=process,
-                key=stream(key, f"mixer{i}"),
+            Residual(
+                RCMixer(
+                    c.width,
+                    c.n_states,
+                    n_taps=c.n_taps,
+                    bits=c.weight_bits,
+                    output_gain=output_gain,
+                    period_s=c.period_s,
+                    longest_memory=c.longest_memory,
+                    process=process,
+                    key=stream(key, f"mixer{i}"),
+                ),
+                hold_F=NODE_F,
             )
             for i in range(c.n_blocks)
         )
         self.channels = tuple(
-            GatedUnit(
-                c.width,
-                c.n_hidden,
-                bits=c.weight_bits,
-                output_gain=output_gain,
-                process=process,
-                key=stream(key, f"channel{i}"),
+            Residual(
+                GatedUnit(
+                    c.width,
+                    c.n_hidden,
+                    bits=c.weight_bits,
+                    output_gain=output_gain,
+                    process=process,
+                    key=stream(key, f"channel{i}"),
+                ),
+                hold_F=NODE_F,
             )
             for i in range(c.n_blocks)
         )
@@ -106,23 +113,18 @@ class PhysicalModel(eqx.Module):
     def _run(self, verb, state, tokens, *, process, key):
         bits = self.config.converter_bits
         x = quantize(self.embedding, full_scale=1.0, bits=bits)[tokens]
-        skip_variance = process.thermal_variance(NODE_F)
         after = []
-        for i, (mixer, channel) in enumerate(
-            zip(self.mixers, self.channels, strict=True)
-        ):
-            for name, circuit in (("mixer", mixer), ("channel", channel)):
-                part_key = stream(key, f"{name}{i}")
-                part_state = state[i] if name == "mixer" else None
-                part_state, y = getattr(circuit, verb)(
-                    part_state, x, process=process, key=part_key
+        blocks = zip(self.mixers, self.channels, state, strict=True)
+        for i, (mixer, channel, before) in enumerate(blocks):
+            for name, block, block_state in (
+                (f"mixer{i}", mixer, before),
+                (f"channel{i}", channel, None),
+            ):
+                block_state, x = getattr(block, verb)(
+                    block_state, x, process=process, key=stream(key, name)
                 )
-                x = thermal_noise(
-                    x + y, skip_variance, process=process, key=stream(part_key, "skip")
-                )
-                x = jnp.clip(x, -1.0, 1.0)
-                if name == "mixer":
-                    after.append(part_state)
+                if block is mixer:
+                    after.append(block_state)
         x = self.agc.apply(x, process=process, key=stream(key, "agc"))
         y = self.head.apply(x, process=process, key=stream(key, "head"))
         return tuple(after), self.LOGIT_RANGE * quantize(y, full_scale=1.0, bits=bits)
@@ -159,22 +161,19 @@ class PhysicalModel(eqx.Module):
             Event(adc_event(c.converter_bits), self.vocabulary, "head"),
             *token_events(self.vocabulary),
         ]
-        for i, (mixer, channel) in enumerate(
-            zip(self.mixers, self.channels, strict=True)
-        ):
-            for name, block in ((f"mixer{i}", mixer), (f"channel{i}", channel)):
+        for i, pair in enumerate(zip(self.mixers, self.channels, strict=True)):
+            for name, block in zip((f"mixer{i}", f"channel{i}"), pair, strict=True):
                 events += [
                     event.under(name)
                     for event in block.events(process, period_s=period_s)
                 ]
-                # Both halves of a channel: its hold and the wire past the block swing
-                # full scale, and an amplifier settles them.
-                load_F = NODE_F + process.wire_F_per_m * _span_m(block, process)
-                swing = load_F * process.swing_V
-                charge = 2 * c.width * (swing + process.settling_charge_C(load_F))
-                events.append(
-                    Event("supply_charge_C", charge, f"{name}.skip and wires")
-                )
+                # The residual stream runs past the block: the wires of both halves of
+                # a channel swing full scale, and an amplifier settles them.
+                span_m = sum(array.span_m(process) for array in _arrays(block))
+                wire_F = process.wire_F_per_m * span_m
+                settling_C = process.settling_charge_C(wire_F)
+                charge_C = 2 * c.width * (wire_F * process.swing_V + settling_C)
+                events.append(Event("supply_charge_C", charge_C, f"{name}.wires"))
         for name, circuit in (("agc", self.agc), ("head", self.head)):
             events += [
                 event.under(name)
@@ -183,12 +182,6 @@ class PhysicalModel(eqx.Module):
         return tuple(events)
 
 
-def _span_m(block: RCMixer | GatedUnit, process: Process) -> Float[Array, ""]:
-    """How far the residual stream runs past a block's two square MAC arrays [m]."""
-    span = jnp.zeros(())
-    for mac in (block.inputs, block.output):
-        largest_F = mac.unit_F(process) * mac.weight.n_units
-        capacitors_m2 = 2 * largest_F / process.capacitor_density_F_per_m2
-        cell_m2 = capacitors_m2 + (mac.weight.bits or 8) * CELL_OVERHEAD_M2_PER_BIT
-        span = span + jnp.sqrt(mac.n_in * mac.n_out * cell_m2)
-    return span
+def _arrays(block: Residual) -> list[ChargeMac]:
+    leaves = jax.tree.leaves(block, is_leaf=lambda node: isinstance(node, ChargeMac))
+    return [leaf for leaf in leaves if isinstance(leaf, ChargeMac)]

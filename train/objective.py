@@ -1,6 +1,5 @@
 """The loss of a batch in bits per byte, and one update, pure and jitted."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -103,8 +102,11 @@ def split(model: Model, experiment: Experiment) -> tuple[PyTree, PyTree]:
 
 def make_update(
     rest: PyTree, *, experiment: Experiment, process: Process
-) -> Callable[[TrainState, Array], tuple[TrainState, Measured]]:
-    """The jitted update of one batch; it reuses the buffers of the state given."""
+) -> jax.stages.Wrapped:
+    """The jitted update `(state, tokens) -> (state, measured)` of one batch.
+
+    It reuses the buffers of the state it is given.
+    """
     optimizer = experiment.optimizer.build(steps=experiment.steps)
     weight = experiment.noise.energy_weight if experiment.chips else 0.0
 
@@ -132,10 +134,8 @@ def make_update(
     return update
 
 
-def make_score(
-    rest: PyTree, *, chips: int, process: Process
-) -> Callable[..., Float[Array, ""]]:
-    """The jitted sum of bits over the scored targets of a batch of windows."""
+def make_score(rest: PyTree, *, chips: int, process: Process) -> jax.stages.Wrapped:
+    """The jitted `(trained, tokens, scored, key) -> sum of bits` of scored targets."""
 
     @jax.jit
     def score(

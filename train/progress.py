@@ -54,7 +54,7 @@ class TrainProgress:
             f"{self._smooth:.3f} bits/byte{self._validation}, {rate:,.0f} tokens/s"
         )
         self._bar.update(self._task, completed=step, figures=figures)
-        due = now - self._printed > EVERY_S or step == self._steps
+        due = rate > 0 and (now - self._printed > EVERY_S or step == self._steps)
         if due and not self._console.is_terminal:
             self._printed = now
             left = (self._steps - step) * self._tokens / rate if rate else 0.0

@@ -29,7 +29,11 @@ def stepper(name: str):
     trained, rest = split(model, experiment)
     update = make_update(rest, experiment=experiment, process=process)
     optimizer = experiment.optimizer.build(steps=experiment.steps)
-    held = [TrainState(trained, optimizer.init(trained), jnp.asarray(0), jr.key(1))]
+    held = [
+        TrainState(
+            trained, optimizer.init(trained), jnp.asarray(0), jr.key_data(jr.key(1))
+        )
+    ]
     shape = (experiment.batch, experiment.task.context + 1)
     tokens = jr.randint(jr.key(2), shape, 0, 256).astype(jnp.uint8)
     n_parameters = sum(leaf.size for leaf in jax.tree.leaves(trained))
