@@ -160,12 +160,12 @@ def share_of(part: float, whole: float) -> str:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Centered moving mean over a fortieth of the points, shorter at both ends."""
-    half = len(values) // 80
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    i = np.arange(len(values))
-    reach = np.minimum(half, np.minimum(i, len(values) - 1 - i))
-    return (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1)
+    """Centered moving mean over a fortieth of the points, where all of them are there.
+
+    So it is shorter at both ends than `values`.
+    """
+    width = 2 * (len(values) // 80) + 1
+    return np.convolve(values, np.full(width, 1 / width), mode="valid")
 
 
 def _log_energy_axis(axis) -> None:
@@ -196,9 +196,10 @@ def learning_curves(systems: list[dict]) -> Panel:
         for label, (tokens, bits), (at, score) in drawn:
             if len(bits) > 1:
                 line = smooth(bits)
+                first = (len(bits) - len(line)) // 2
                 keep = np.unique(np.linspace(0, len(line) - 1, 300).astype(int))
                 axes.plot(
-                    tokens[keep] / 1e6,
+                    tokens[first + keep] / 1e6,
                     line[keep],
                     color=color[label],
                     label=_label(label),
@@ -289,6 +290,9 @@ def quality_against_energy(
             _ratio_arrow(axes, *points[0][1:], ratios)
         figure.legend(loc="outside upper left", ncols=3)
         axes.margins(x=0.09, y=0.16)
+        # Room below the lowest point for the labels of the arrow.
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(bottom - 0.25 * (top - bottom), top)
         _log_energy_axis(axes.xaxis)
         axes.set_xlabel("energy per token [J], log scale (left is better)")
         axes.set_ylabel("bits per byte (lower is better)")

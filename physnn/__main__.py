@@ -190,7 +190,7 @@ def train(arguments: list[str]) -> int:
     class Train:
         """Train an experiment, or continue a run."""
 
-        experiment: tyro.conf.OmitArgPrefixes[Experiment]
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")]
         folder: Path  # where the run is kept
         quiet: bool = False  # no progress bar
 

@@ -296,7 +296,7 @@ def test_opponent_is_the_nearest_in_quality():
 
 def test_smoothing_keeps_lines_and_quiets_noise():
     line = np.linspace(3.0, 2.0, 500)
-    np.testing.assert_allclose(smooth(line), line, atol=1e-12)
+    np.testing.assert_allclose(smooth(line), line[6:-6], atol=1e-12)
     noise = np.random.default_rng(0).normal(size=5000)
     assert smooth(noise)[100:-100].std() < 0.15
 
