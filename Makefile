@@ -20,7 +20,7 @@ quickstart: $(STAMP) ## train, score, report and export a first model, under 10 
 	@$(PYTHON) -m physnn quickstart
 
 test: $(STAMP) simulators lint ## everything that must hold: lint, then all tests
-	@$(PYTHON) -m pytest -rfEs $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest -rfEs -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP) ## formatter, linter, import floors, types
 	@$(PYTHON) -m ruff format --check --quiet . || \

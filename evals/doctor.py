@@ -6,8 +6,6 @@ import os
 import platform
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -19,6 +17,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 import physnn
+from evals.program import run_program
 from physnn.configs import config_folder
 from physnn.units import readable
 
@@ -306,38 +305,9 @@ def _jax_devices() -> tuple[str | None, tuple[str, ...], str | None]:
 
 
 def _run(command: list[str], *, timeout_s: float) -> tuple[str, str | None]:
-    """What a command prints on both streams, and what went wrong with it."""
-    try:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            # A group of its own, so that the children of a hanging tool end with it.
-            start_new_session=True,
-        )
-    except OSError as error:
-        return "", f"does not start ({error.strerror})"
-    try:
-        output, _ = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return "", f"did not answer within {timeout_s:g} s"
-    if process.returncode < 0:
-        return output, f"was stopped by {_signal_name(-process.returncode)}"
-    if process.returncode > 0:
-        return output, f"ended with exit code {process.returncode}"
-    return output, None
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    """What a command prints, and what went wrong; an exit code is something, too."""
+    output, code, problem = run_program(command, timeout_s=timeout_s)
+    return output, f"ended with exit code {code}" if code else problem
 
 
 def _libraries() -> tuple[Library, ...]:

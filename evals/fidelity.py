@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from evals.doctor import PROGRAMS
+from evals.program import run_program
 from physnn.export.package import FORMAT, MANIFEST, SCHEMA_VERSION
 from physnn.export.spice import SPICEINIT, forbidden, read_results
 
@@ -268,31 +267,14 @@ def _simulate(
     simulator: str, deck: str, cwd: Path, timeout_s: float
 ) -> tuple[str, str | None]:
     """What ngspice printed, and what went wrong. Its exit code says nothing."""
-    try:
-        process = subprocess.Popen(
-            [simulator, "-b", deck],
-            cwd=cwd,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            # A group of its own, so that children of a hanging simulator end with it.
-            start_new_session=True,
-        )
-    except OSError as error:
-        return "", f"could not start {simulator} ({error.strerror})"
-    try:
-        output, _ = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return "", f"did not end within {timeout_s:g} s and was stopped"
-    if process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
-        return output, f"crashed: ngspice was stopped by {name}"
-    return output, None
+    output, _, problem = run_program(
+        [simulator, "-b", deck],
+        timeout_s=timeout_s,
+        cwd=cwd,
+        # Its threads spin on small circuits: one is faster than two.
+        environment={"OMP_NUM_THREADS": "1"},
+    )
+    return output, f"failed: ngspice {problem}" if problem else None
 
 
 def _complaint(output: str) -> str:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from physnn.bank import Bank
 from physnn.keys import stream
@@ -34,18 +34,8 @@ def fabricate(design: Design, process: Process, *, key: Key[Array, ""]) -> Desig
         spread = process.spread(leaf.kind, leaf.area_m2)
         if isinstance(spread, float) and spread == 0:
             return leaf
-        if leaf.size is not None:
-            spread = spread / jnp.sqrt(leaf.area_factor())
         normal = jr.normal(stream(key, jtu.keystr(path)), leaf.value.shape)
-        if leaf.kind == "threshold":
-            sigma = jnp.asarray(spread / process.swing_V)
-        else:
-            size = jnp.abs(jax.lax.stop_gradient(leaf.nominal()))
-            sigma = spread * (
-                size
-                if leaf.n_units == 1
-                else jnp.sqrt(size * leaf.full_scale() / leaf.n_units)
-            )
+        sigma = device_sigma(leaf, process)
         return eqx.tree_at(
             lambda bank: bank.error, leaf, sigma * normal, is_leaf=lambda x: x is None
         )
@@ -53,3 +43,17 @@ def fabricate(design: Design, process: Process, *, key: Key[Array, ""]) -> Desig
     return jtu.tree_map_with_path(
         draw, design, is_leaf=lambda leaf: isinstance(leaf, Bank)
     )
+
+
+def device_sigma(bank: Bank, process: Process) -> Float[Array, "..."]:
+    """Standard deviation of each device of a bank, in its unit; the law of `fabricate`.
+
+    No gradient passes to the values: a spread is not trained by moving them.
+    """
+    spread = process.spread(bank.kind, bank.area_m2) / jnp.sqrt(bank.area_factor())
+    if bank.kind == "threshold":
+        return jnp.full(bank.value.shape, spread / process.swing_V)
+    size = jnp.abs(jax.lax.stop_gradient(bank.nominal()))
+    if bank.n_units > 1:
+        size = jnp.sqrt(size * bank.full_scale() / bank.n_units)
+    return spread * size

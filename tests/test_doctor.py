@@ -10,6 +10,7 @@ import time
 import pytest
 
 from evals import doctor as module
+from evals import program
 from evals.doctor import Library, doctor, find_tool
 
 # The cached answers are those of the real machine.
@@ -138,5 +139,5 @@ def test_the_command_prints_json_and_ends_with_0_even_without_any_tool(tmp_path)
 
 
 def test_the_name_of_a_signal_that_python_does_not_know():
-    assert module._signal_name(signal.SIGKILL) == "SIGKILL"
-    assert module._signal_name(250) == "signal 250"
+    assert program._signal_name(signal.SIGKILL) == "SIGKILL"
+    assert program._signal_name(250) == "signal 250"

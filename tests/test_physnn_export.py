@@ -21,7 +21,7 @@ from physnn.circuit import AbstractMemorylessCircuit
 from physnn.export import tables
 from physnn.export.package import circuits_of, export, model_sha256, package_files
 from physnn.export.spice import forbidden, read_values, write_bench, write_cell
-from physnn.fabricate import fabricate
+from physnn.fabricate import device_sigma, fabricate
 from tests.helpers import PROCESS
 
 PERIOD_S = 1e-6
@@ -203,7 +203,7 @@ def test_sigma_is_the_spread_of_fabricated_chips():
     for bank, chip in zip(banks, chips, strict=True):
         found = np.std(np.asarray(chip.error), axis=0)
         # Four standard errors of a standard deviation, over all devices.
-        np.testing.assert_allclose(found, tables.sigma(bank, PROCESS), rtol=4 / 89)
+        np.testing.assert_allclose(found, device_sigma(bank, PROCESS), rtol=4 / 89)
 
 
 def test_tables_hold_every_value_with_its_code():

@@ -10,14 +10,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, Float
 
 from physnn.bank import Bank
 from physnn.export.laws import number
 from physnn.export.netlist import Netlist, cell_name
+from physnn.fabricate import device_sigma
 from physnn.process import Process
 
 # A larger bank goes into arrays; of it the table lists only the first column.
@@ -62,21 +61,15 @@ def leaves(design) -> list[tuple[str, Any]]:
     ]
 
 
-def sigma(bank: Bank, process: Process) -> Float[Array, "..."]:
-    """Standard deviation of each device, by the law of `fabricate`, in its unit."""
-    spread = process.spread(bank.kind, bank.area_m2) / jnp.sqrt(bank.area_factor())
-    if bank.kind == "threshold":
-        return jnp.full(bank.value.shape, spread / process.swing_V)
-    size = jnp.abs(bank.nominal())
-    if bank.n_units > 1:
-        size = jnp.sqrt(size * bank.full_scale() / bank.n_units)
-    return spread * size
-
-
 @eqx.filter_jit
 def _compute(banks: list[Bank], process: Process):
     return [
-        (bank.full_scale(), bank.nominal(), bank.realized(), sigma(bank, process))
+        (
+            bank.full_scale(),
+            bank.nominal(),
+            bank.realized(),
+            device_sigma(bank, process),
+        )
         for bank in banks
     ]
 
