@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,6 +214,10 @@ COMMANDS = (quickstart, generate, score, compare, export, verify, report, doctor
 
 def main() -> None:
     """Entry point of `physnn` and `python -m physnn`."""
+    # A warning is a sentence for a person; where in our code it stands is not.
+    warnings.showwarning = lambda warning, *_: print(
+        f"physnn: {warning}", file=sys.stderr
+    )
     sys.exit(_guarded(sys.argv[1:]))
 
 

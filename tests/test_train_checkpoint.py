@@ -96,10 +96,8 @@ def test_damage_to_all_checkpoints_gets_one_sentence(tmp_path):
             if path.is_file():
                 path.write_bytes(b"")
     with (
-        pytest.warns(UserWarning, match="is damaged"),
-        pytest.raises(
-            CheckpointError, match=r"but all of \[1, 2\] are damaged"
-        ) as caught,
+        pytest.warns(UserWarning, match="cannot be used"),
+        pytest.raises(CheckpointError, match=r"but none of \[1, 2\] is") as caught,
     ):
         checkpoints.restore(tree(0))
     assert "\n" not in str(caught.value)
@@ -121,8 +119,11 @@ def test_another_model_does_not_fit(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, tree(1))
     other = tree(0) | {"weights": jnp.zeros((3, 4))}
-    with pytest.warns(match="is damaged"), pytest.raises(CheckpointError):
+    with pytest.warns(match="cannot be used"), pytest.raises(CheckpointError):
         checkpoints.restore(other)
+    renamed = {f"new_{name}": leaf for name, leaf in tree(0).items()}
+    with pytest.warns(match="another physnn"), pytest.raises(CheckpointError):
+        checkpoints.restore(renamed)
 
 
 def test_a_file_that_cannot_grow_gets_one_sentence(tmp_path):

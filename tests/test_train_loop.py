@@ -281,7 +281,7 @@ def test_a_damaged_newest_checkpoint_costs_only_its_steps(home, digital):
     for path in (folder / "checkpoints" / "000000040").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[:10])
-    with pytest.warns(UserWarning, match="checkpoint of step 40 .* is damaged"):
+    with pytest.warns(UserWarning, match="checkpoint of step 40 .* cannot be used"):
         again = train(tiny(home), folder, progress=False)
     check_same(again, digital)
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import warnings
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -94,14 +95,15 @@ class Checkpoints:
                 # What Orbax leaves half-done complains when it is collected.
                 gc.collect()
             warnings.warn(
-                f"The checkpoint of step {step} in {self.folder} is damaged"
+                f"The checkpoint of step {step} in {self.folder} cannot be used"
                 f" ({problem}); the one before it is tried.",
                 stacklevel=3,
             )
         if steps:
             raise CheckpointError(
-                f"The folder {self.folder} must hold a whole checkpoint, but all of"
-                f" {steps} are damaged: remove the folder to start from the beginning."
+                f"The folder {self.folder} must hold a checkpoint of this model that is"
+                f" whole, but none of {steps} is: remove the folder to start from the"
+                " beginning."
             )
         return None
 
@@ -113,6 +115,7 @@ class Checkpoints:
         item = {"arrays": arrays, "checksum": np.zeros((), np.uint32)}
         with _checkpointer() as orbax:
             path = self.folder / f"{step:09d}"
+            self._check_names(set(orbax.metadata(path).item_metadata["arrays"]), arrays)
             item = orbax.restore(path, args=ocp.args.StandardRestore(item))
         found = {name: np.asarray(array) for name, array in item["arrays"].items()}
         for name, array in found.items():
@@ -124,6 +127,15 @@ class Checkpoints:
         if _checksum(found) != item["checksum"]:
             raise CheckpointError("its checksum does not match")
         return _from_arrays(template, found)
+
+    def _check_names(self, found: set[str], wanted: Iterable[str]) -> None:
+        """Raise `CheckpointError` if the model that was saved is built otherwise."""
+        different = sorted(found ^ set(wanted))
+        if different:
+            raise CheckpointError(
+                f"{len(different)} of its arrays, {different[0]} among them, are not"
+                " those of the experiment's model: another physnn wrote it"
+            )
 
     def _check_room(self, n_bytes: int) -> None:
         """Raise `OSError` if so many bytes do not fit on the disk.
