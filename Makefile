@@ -36,7 +36,7 @@ simulators: ## install ngspice, Icarus Verilog, Yosys, Chromium (Debian as root)
 	@sh .ci/simulators
 
 bench: $(STAMP) ## tests/benchmarks: speed, measured on this machine
-	@$(PYTHON) -m pytest tests/benchmarks -o addopts=--strict-markers --benchmark-only
+	@$(PYTHON) -m pytest tests/benchmarks -s -o addopts=--strict-markers --benchmark-only
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --group dev --output-file requirements.lock \

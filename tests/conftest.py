@@ -33,6 +33,13 @@ def getkey(request):
     return lambda: stream(root, str(next(counter)))
 
 
+@pytest.fixture(scope="module")
+def plain_promotion():
+    """For modules that train: optax mixes its integer step count with floats."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 def pytest_runtest_setup(item):
     """Skip what this machine cannot run, and say what would run it."""
     from evals.doctor import PROGRAMS, find_tool

@@ -6,13 +6,14 @@ import random
 import subprocess
 import sys
 
-import jax
 import pytest
 
 from evals.quickstart import run_quickstart
 from physnn.__main__ import _guarded
 from train.experiment import load_experiment, save_experiment
 from train.loop import train
+
+pytestmark = pytest.mark.usefixtures("plain_promotion")
 
 PHYSICAL = """
 name = "tiny"
@@ -53,13 +54,6 @@ n_blocks = {blocks}
 n_heads = 2
 n_hidden = 16
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plain_promotion():
-    """Optax mixes types in its bias correction; our own code is strict elsewhere."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture(scope="module")

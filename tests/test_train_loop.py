@@ -30,6 +30,8 @@ from train.stopping import Interrupted
 from train.tasks import TextConfig
 from train.tasks.prepare import DataError
 
+pytestmark = pytest.mark.usefixtures("plain_promotion")
+
 ROOT = Path(__file__).parent.parent
 SCRIPT = """
 import sys
@@ -42,13 +44,6 @@ except Interrupted as stop:
     print(stop, file=sys.stderr)
     sys.exit(stop.exit_code)
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def plain_promotion():
-    """optax counts steps in integers and mixes them with floats."""
-    with jax.numpy_dtype_promotion("standard"):
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -29,3 +29,8 @@ def report(benchmark, medians: dict[str, float], *, floor: str) -> None:
         ratio = seconds / medians[floor]
         print(f"  {name:40s} {seconds * 1e3:9.2f} ms   {ratio:5.2f} x {floor}")
         benchmark.extra_info[name] = {"seconds": seconds, f"per {floor}": ratio}
+
+
+def time_once(benchmark, function: Callable[[], object]) -> None:
+    """What pytest-benchmark asks of a benchmark; the medians above are the result."""
+    benchmark.pedantic(lambda: jax.block_until_ready(function()), rounds=1)

@@ -9,12 +9,15 @@ gradient, clipping and AdamW; in turns with the transformer's.
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import pytest
 
 from physnn.configs import config_folder
 from physnn.process import load_process
-from tests.benchmarks.interleaved import interleaved, report
+from tests.benchmarks.interleaved import interleaved, report, time_once
 from train.experiment import load_experiment
 from train.objective import TrainState, make_update, split
+
+pytestmark = pytest.mark.usefixtures("plain_promotion")
 
 EXPERIMENTS = ("wikitext2_transformer", "wikitext2_physical")
 ROUNDS = 9
@@ -58,7 +61,7 @@ def test_training_step(benchmark):
     ratio = per_second[EXPERIMENTS[1]] / per_second[EXPERIMENTS[0]]
     print(f"  physical / transformer: {ratio:.2f} of its tokens/s")
     benchmark.extra_info["ratio"] = ratio
-    benchmark.pedantic(steps[EXPERIMENTS[1]], rounds=1)
+    time_once(benchmark, steps[EXPERIMENTS[1]])
 
 
 def test_white_noise(benchmark):
@@ -72,11 +75,11 @@ def test_white_noise(benchmark):
     keyed = {name: lambda f=f: f(jr.key(0)) for name, f in functions.items()}
     medians = interleaved(keyed, rounds=21)
     report(benchmark, medians, floor="inverse error function")
-    benchmark.pedantic(keyed["binomial (physnn)"], rounds=1)
+    time_once(benchmark, keyed["binomial (physnn)"])
 
 
 def test_recurrence(benchmark):
-    from physnn.recurrence import _associative, _sequential, linear_recurrence
+    from physnn.recurrence import _associative, linear_recurrence
 
     shape = (256, 16, 168)
     alpha = jr.uniform(jr.key(0), shape)
@@ -93,8 +96,7 @@ def test_recurrence(benchmark):
     kernels = {
         "plain lax.scan": plain,
         "physnn": linear_recurrence,
-        "sequential, XLA's gradient": _sequential,
-        "associative, XLA's gradient": _associative,
+        "associative": _associative,
     }
 
     def gradient(kernel):
@@ -105,4 +107,4 @@ def test_recurrence(benchmark):
     functions = {name: gradient(kernel) for name, kernel in kernels.items()}
     medians = interleaved(functions, rounds=21)
     report(benchmark, medians, floor="plain lax.scan")
-    benchmark.pedantic(functions["physnn"], rounds=1)
+    time_once(benchmark, functions["physnn"])
