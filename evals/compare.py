@@ -85,20 +85,27 @@ _SPLITS = ("train", "validation", "test")
 
 def summary(results: dict[str, Any]) -> str:
     """The table of a comparison as text."""
-    lines = [
-        f"{'system':<18}{'parameters':>11}{'bits/byte':>11}  interval        chips"
-    ]
+    table = [("system", "parameters", "bits/byte", "interval", "chips")]
     for system in results["systems"]:
         quality = system["quality"]
-        interval = (
-            f"{quality['low']:.3f}-{quality['high']:.3f}"
-            if quality["n_chips"] > 1
-            else "-"
+        interval = f"{quality['low']:.3f}-{quality['high']:.3f}"
+        table.append(
+            (
+                system["name"],
+                f"{system['parameters']:,}",
+                f"{quality['median']:.3f}",
+                interval if quality["n_chips"] > 1 else "-",
+                str(quality["n_chips"]),
+            )
         )
-        lines.append(
-            f"{system['name']:<18}{system['parameters']:>11,}"
-            f"{quality['median']:>11.3f}  {interval:<14}{quality['n_chips']:>7}"
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
+        for row in table
+    ]
     return "\n".join([*lines, "", ratio_table(results), "", *results["notes"]])
 
 
