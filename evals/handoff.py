@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from physnn.export.package import export
-
 from train.baseline import FlaxModel
 from train.experiment import to_table
 from train.loop import load_run
