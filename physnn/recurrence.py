@@ -73,7 +73,8 @@ def _forward(alpha, beta, v0):
 
 def _backward(residuals, cotangent):
     kernel = _sequential_gradient if _is_sequential() else _associative_gradient
-    return kernel(*residuals, cotangent)
+    alpha, v, v0 = residuals
+    return kernel(alpha, v, v0, cotangent)
 
 
 linear_recurrence.defvjp(_forward, _backward)
