@@ -4,10 +4,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from physnn.bank import Bank
-from physnn.circuit import AbstractCircuit
+from physnn.dynamics import AbstractDynamicCircuit
 from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.compose import array
@@ -20,7 +19,7 @@ from physnn.recurrence import linear_recurrence
 PAIR_M2 = 1e-12
 
 
-class GatedRC(AbstractCircuit[Float[Array, "*batch n"]]):
+class GatedRC(AbstractDynamicCircuit):
     """A leaky integrator whose conductance the input steers: a selective state space.
 
                  g(s)
@@ -83,11 +82,15 @@ class GatedRC(AbstractCircuit[Float[Array, "*batch n"]]):
         """b = g_leak·T/C: what a state loses in a token with its gate closed."""
         return process.node_leakage_S * self.period_s / self.state_F
 
+    def rate(self, s, *, process: Process):
+        """a = g(s)·T/C: time constants of the steered gate in a token."""
+        steer = 2 * (s + self.offset.realized()) / process.linear_range()
+        return self.rate_max * jax.nn.sigmoid(steer)
+
     def coefficients(self, x, *, process: Process):
         """(α, target) of v ← α·v + (1 − α)·target for inputs `(u, s)`."""
         u, s = jnp.split(x, 2, axis=-1)
-        steer = 2 * (s + self.offset.realized()) / process.linear_range()
-        rate = self.rate_max * jax.nn.sigmoid(steer)
+        rate = self.rate(s, process=process)
         total = rate + self.leak(process)
         return jnp.exp(-total), u * (rate / total)
 
@@ -97,6 +100,20 @@ class GatedRC(AbstractCircuit[Float[Array, "*batch n"]]):
         variance = process.thermal_variance(self.state_F) * lost
         drive = (1 - alpha) * target
         return alpha, thermal_noise(drive, variance, process=process, key=key)
+
+    def drift(self, v, x, *, process):
+        u, s = jnp.split(x, 2, axis=-1)
+        rate = self.rate(s, process=process)
+        return (rate * (u - v) - self.leak(process) * v) / self.period_s
+
+    def diffusion(self, v, x, *, process):
+        rate = self.rate(jnp.split(x, 2, axis=-1)[1], process=process)
+        total = (rate + self.leak(process)) / self.period_s
+        # Fluctuation-dissipation: the stationary variance is kT/C at any conductance.
+        return jnp.sqrt(2 * total * process.thermal_variance(self.state_F))
+
+    def read(self, v, x, *, process):
+        return v
 
     def step(self, state, x, *, process, key):
         alpha, drive = self._drive(x, process=process, key=key)

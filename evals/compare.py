@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.random as jr
@@ -15,6 +15,7 @@ import jax.random as jr
 from evals.energy import Scored, compare, ratio_table
 from evals.quality import score
 from train.baseline import FlaxModel
+from train.counts import CountedModel
 from train.loop import TrainedRun, load_run
 from train.metrics import read_metrics
 from train.run_folder import git_commit, read_run_folder
@@ -35,13 +36,15 @@ def compare_runs(
 ) -> dict[str, Any]:
     """Everything the report shows, for one physical run and a ladder of transformers.
 
-    All are scored on the same `windows` of `split` (0: every byte of it). Raises
-    `ComparisonError` when there is not one physical run and at least one transformer,
-    or they saw different text or different amounts of it.
+    Runs of counted tables are rows beside them. All are scored on the same `windows` of
+    `split` (0: every byte of it). Raises `ComparisonError` when there is not one
+    physical run and at least one transformer, or they saw different text or different
+    amounts of it.
     """
     runs = [load_run(folder) for folder in folders]
-    physical = [run for run in runs if not isinstance(run.model, FlaxModel)]
+    counted = [run for run in runs if isinstance(run.model, CountedModel)]
     ladder = [run for run in runs if isinstance(run.model, FlaxModel)]
+    physical = [run for run in runs if run not in counted and run not in ladder]
     if len(physical) != 1 or not ladder:
         raise ComparisonError(
             "A comparison must have one physical run and at least one transformer, but"
@@ -50,7 +53,7 @@ def compare_runs(
     _same_text(runs)
     task = runs[0].experiment.task.build()
     scored = {}
-    for run in (*physical, *ladder):
+    for run in (*physical, *ladder, *counted):
         chips = n_chips if run in physical else 1
         batches = task.windows(split, batch=run.experiment.batch, limit=windows)
         quality = score(
@@ -60,13 +63,21 @@ def compare_runs(
             n_chips=chips,
             key=jr.key(seed),
         )
-        kind = "physical" if run in physical else "transformer"
         name = run.experiment.name
-        scored[name] = Scored(name, kind, run.model, _tokens(run), quality)
-    ours, *rivals = scored.values()
-    results = compare(ours, rivals, process=physical[0].process, prices=prices)
-    for system, run in zip(results["systems"], (*physical, *ladder), strict=True):
-        system |= _history(run)
+        scored[name] = Scored(name, _kind(run), run.model, _tokens(run), quality)
+    of = lambda kind: [each for each in scored.values() if each.kind == kind]
+    (ours,), rivals = of("physical"), of("transformer")
+    results = compare(
+        ours,
+        rivals,
+        counted=of("counts"),
+        process=physical[0].process,
+        prices=prices,
+    )
+    results["notes"] += [_about_counts(run) for run in counted]
+    of_name = {run.experiment.name: run for run in runs}
+    for system in results["systems"]:
+        system |= _history(of_name[system["name"]])
     return {
         "title": f"{ours.name} against {len(rivals)} transformers",
         "provenance": _provenance(runs),
@@ -116,7 +127,9 @@ def _same_text(runs: Sequence[TrainedRun]) -> None:
             "Runs must be trained on the same text to be compared, but these saw"
             f" {len(digests)} different ones: train them again on one."
         )
-    tokens = {run.experiment.name: _tokens(run) for run in runs}
+    # A count reads the whole text once, whatever the others had time for.
+    trained = [run for run in runs if not isinstance(run.model, CountedModel)]
+    tokens = {run.experiment.name: _tokens(run) for run in trained}
     if len(set(tokens.values())) > 1:
         raise ComparisonError(
             f"Runs must have seen equally many tokens to be compared, but saw {tokens}:"
@@ -124,7 +137,25 @@ def _same_text(runs: Sequence[TrainedRun]) -> None:
         )
 
 
+def _kind(run: TrainedRun) -> Literal["physical", "transformer", "counts"]:
+    if isinstance(run.model, CountedModel):
+        return "counts"
+    return "transformer" if isinstance(run.model, FlaxModel) else "physical"
+
+
+def _about_counts(run: TrainedRun) -> str:
+    tables = run.model.tables
+    megabytes = sum(tables.stored_bits()) / 8e6
+    return (
+        f"{run.experiment.name}: nothing is learned; {sum(tables.entries()):,} counts"
+        f" of {tables.n_tokens:,} bytes of the training split, {megabytes:.3g} MB of"
+        " tables, billed as a mask ROM."
+    )
+
+
 def _tokens(run: TrainedRun) -> int:
+    if isinstance(run.model, CountedModel):
+        return run.model.tables.n_tokens
     return run.step * run.experiment.tokens_per_step
 
 

@@ -28,9 +28,9 @@ JAX_TIMEOUT_s = 120.0
 # Used where physnn is run from a source tree without having been installed.
 # fmt: off
 LIBRARIES = (
-    "jax", "jaxlib", "numpy", "scipy", "equinox", "diffrax", "optax", "flax",
-    "orbax-checkpoint", "jaxtyping", "tyro", "cattrs", "matplotlib", "jinja2", "rich",
-    "packaging", "markupsafe",
+    "jax", "jaxlib", "numpy", "scipy", "equinox", "diffrax", "lineax", "optimistix",
+    "optax", "flax", "orbax-checkpoint", "jaxtyping", "tyro", "cattrs", "matplotlib",
+    "jinja2", "rich", "packaging", "markupsafe",
 )
 # fmt: on
 

@@ -2,12 +2,12 @@
 
 `compare` returns plain values; the report needs nothing else:
 
-    systems [{name, kind: "physical" | "transformer", parameters, tokens,
+    systems [{name, kind: "physical" | "transformer" | "counts", parameters, tokens,
               quality {median, low, high, n_chips, values, ...}, latency_s (None: not
               modeled), bytes_per_token, J_per_byte {bill: {low, nominal, high}},
               bills {bill: Ledger.to_json()}}]
         bills of a transformer are called G, A and R, that of the physical model by its
-        price list
+        price list, that of counted tables (a row of their own, in no ratio) the same
     ratios {"G" | "A" | "R": {relation: "=" | ">=" | "below ladder", low, nominal, high,
             verdict (a sentence), opponent_J {low, nominal, high}, list, batch,
             at_quality {low, high: {relation, nominal}} (at the ends of the interval of
@@ -45,7 +45,7 @@ class Scored:
     """A trained system, its size and its score."""
 
     name: str
-    kind: Literal["physical", "transformer"]
+    kind: Literal["physical", "transformer", "counts"]
     model: Any
     tokens: int
     quality: Quality
@@ -153,6 +153,7 @@ def compare(
     physical: Scored,
     ladder: Sequence[Scored],
     *,
+    counted: Sequence[Scored] = (),
     process: Process,
     prices: str = "analog28",
     bytes_per_token: float = 1.0,
@@ -160,7 +161,8 @@ def compare(
     """Bills of all systems and the ratio on each machine; the schema is above.
 
     Digital machines are billed at the physical model's period, which only their leakage
-    depends on: both sides are as busy. Raises `ValueError` for an empty ladder.
+    depends on: both sides are as busy. `counted` tables are billed as ROM on the
+    physical model's price list. Raises `ValueError` for an empty ladder.
     """
     if not ladder:
         raise ValueError("Argument `ladder` must have at least one rung, but is empty.")
@@ -208,8 +210,17 @@ def compare(
         )
         for i, rung in enumerate(ladder)
     ]
+    tables = [
+        _system(
+            each,
+            {prices: bill(each.model, load_prices(prices), process=process)},
+            None,
+            bytes_per_token,
+        )
+        for each in counted
+    ]
     return {
-        "systems": [own, *rivals],
+        "systems": [own, *rivals, *tables],
         "ratios": ratios,
         "amdahl": ours.amdahl(),
         "notes": [ours.largest(), *_cautions(physical.name, ours)],

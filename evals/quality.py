@@ -1,6 +1,6 @@
 """Quality: bits per byte of held-out text, noise on, over several fabricated chips."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -8,14 +8,15 @@ from statistics import median
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float32, Key
 from scipy.stats import binom
 
 from physnn.fabricate import fabricate
 from physnn.keys import stream
 from physnn.process import Process
 from train.loop import load_run
-from train.objective import Model, bits
+from train.objective import Model, bits, targets_of
 from train.tasks.base import Windows
 from train.tasks.prepare import SPLITS
 
@@ -31,6 +32,7 @@ class Quality:
     n_chips: int
     n_bytes: int
     values: tuple[float, ...]
+    unit: str = "bits/byte"
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -42,7 +44,8 @@ class Quality:
             if self.n_chips > 1
             else ""
         )
-        return f"{self.median:.4f} bits/byte{chips} on {self.n_bytes:,} bytes"
+        seen = "bytes" if self.unit == "bits/byte" else "images"
+        return f"{self.median:.4f} {self.unit}{chips} on {self.n_bytes:,} {seen}"
 
 
 def median_interval(values: Iterable[float]) -> tuple[float, float, float]:
@@ -65,10 +68,10 @@ def median_interval(values: Iterable[float]) -> tuple[float, float, float]:
 
 @eqx.filter_jit
 def _bits(chip, windows: Windows, process: Process, key: Key[Array, ""]):
-    """Bits of all scored targets of a batch of windows."""
+    """Bits of every target of a batch of windows."""
     tokens = jnp.asarray(windows.tokens, jnp.int32)
     logits = chip.logits(tokens[:, :-1], process=process, key=key)
-    return jnp.sum(jnp.where(windows.scored, bits(logits, tokens[:, 1:]), 0.0))
+    return bits(logits, targets_of(tokens, logits))
 
 
 @eqx.filter_jit
@@ -98,17 +101,65 @@ def score(
             "There must be text and at least one chip to score, but there are"
             f" {n_bytes} bytes and {n_chips} chips."
         )
-    values = []
+    return quality_of(
+        scored_bits(model, batches, process=process, n_chips=n_chips, key=key)
+    )
+
+
+def scored_bits(
+    model: Model,
+    batches: Sequence[Windows],
+    *,
+    process: Process,
+    n_chips: int,
+    key: Key[Array, ""],
+) -> Iterator[Float32[np.ndarray, " scored"]]:
+    """Bits of every scored target, chip by chip: what `score` averages."""
+    return _each(_bits, model, batches, process, n_chips, key)
+
+
+@eqx.filter_jit
+def _hits(chip, windows: Windows, process: Process, key: Key[Array, ""]):
+    tokens = jnp.asarray(windows.tokens, jnp.int32)
+    logits = chip.logits(tokens[:, :-1], process=process, key=key)
+    return jnp.argmax(logits, axis=-1) == targets_of(tokens, logits)
+
+
+def scored_hits(
+    model: Model,
+    batches: Sequence[Windows],
+    *,
+    process: Process,
+    n_chips: int,
+    key: Key[Array, ""],
+) -> Iterator[Bool[np.ndarray, " scored"]]:
+    """Whether the likeliest target was the right one, chip by chip."""
+    return _each(_hits, model, batches, process, n_chips, key)
+
+
+def _each(measure, model, batches, process, n_chips, key):
     for index in range(n_chips):
         chip_key = jr.fold_in(stream(key, "chip"), index)
         chip = _fabricate(model, process, chip_key)
-        total = 0.0
+        found = []
         for i, batch in enumerate(batches):
             noise_key = jr.fold_in(stream(chip_key, "noise"), i)
-            total += float(_bits(chip, batch, process, noise_key))
-        values.append(total / n_bytes)
+            each = np.asarray(measure(chip, batch, process, noise_key))
+            found.append(each[batch.scored])
+        yield np.concatenate(found)
+
+
+def quality_of(chips: Iterable[np.ndarray], *, unit: str = "bits/byte") -> Quality:
+    """The quality of one array of bits per chip, each over the same bytes."""
+    values, n_bytes = [], 0
+    for each in chips:
+        values.append(float(np.mean(each, dtype=np.float64)))
+        n_bytes = len(each)
     low, high, coverage = median_interval(values)
-    return Quality(median(values), low, high, coverage, n_chips, n_bytes, tuple(values))
+    n_chips = len(values)
+    return Quality(
+        median(values), low, high, coverage, n_chips, n_bytes, tuple(values), unit
+    )
 
 
 def score_run(

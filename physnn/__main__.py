@@ -71,6 +71,7 @@ def score(
     split: str = "test",
     chips: int = 8,
     windows: int = 0,
+    counts: int | None = None,
     seed: int = 0,
     json: bool = False,
 ) -> int:
@@ -81,13 +82,52 @@ def score(
         split: train, validation or test.
         chips: How many chips to fabricate.
         windows: How many evenly spaced windows to score; 0 scores every byte.
+        counts: Put n-gram counts with contexts up to so many bytes under the network.
         seed: Of the chips and their noise.
         json: Print JSON.
     """
+    from evals.mixture import score_with_counts
     from evals.quality import score_run
 
-    quality = score_run(run, split=split, n_chips=chips, windows=windows, seed=seed)
-    _print(quality.to_json() if json else str(quality))
+    asked: dict[str, Any] = {"split": split, "n_chips": chips, "windows": windows}
+    if counts is None:
+        found = score_run(run, **asked, seed=seed)
+    else:
+        found = score_with_counts(run, order=counts, **asked, seed=seed)
+    _print(found.to_json() if json else str(found))
+    return 0
+
+
+def evaluate(
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    controls: bool = False,
+    split: str = "test",
+    chips: int = 8,
+    windows: int = 0,
+    seed: int = 0,
+    json: bool = False,
+) -> int:
+    """One row of a table of results: quality, energy, wind-tunnel ratio, diagnosis.
+
+    Args:
+        runs: Run folders of one experiment with different seeds.
+        controls: Also train and score the controls, beside the runs, and print them.
+        split: train, validation or test.
+        chips: How many chips of each seed to fabricate.
+        windows: How many evenly spaced windows to score; 0 scores every byte.
+        seed: Of the chips and their noise.
+        json: Print JSON.
+    """
+    from evals.controls import run_controls
+    from evals.evaluate import evaluate as evaluate_runs
+
+    asked: dict[str, Any] = {"split": split, "n_chips": chips, "windows": windows}
+    row = evaluate_runs(runs, **asked, seed=seed)
+    found = run_controls(runs, **asked, seed=seed) if controls else None
+    if json:
+        _print({"row": row.to_json()} | (found.to_json() if found else {}))
+    else:
+        _print(f"{row}\n{found}" if found else str(row))
     return 0
 
 
@@ -209,7 +249,17 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
-COMMANDS = (quickstart, generate, score, compare, export, verify, report, doctor)
+COMMANDS = (
+    quickstart,
+    generate,
+    score,
+    evaluate,
+    compare,
+    export,
+    verify,
+    report,
+    doctor,
+)
 
 
 def main() -> None:

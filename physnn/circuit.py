@@ -71,6 +71,21 @@ class AbstractCircuit(eqx.Module, Generic[State]):
         a netlist cannot hold.
         """
 
+    def diagnose(
+        self,
+        xs: Float[Array, "time *batch n_in"],
+        *,
+        process: Process,
+        key: Key[Array, ""],
+    ) -> dict[str, Float[Array, ""]]:
+        """Figures a user should see about this circuit at its inputs `xs`, by name.
+
+        None, unless a family has some: is it in its computing regime, did it converge,
+        how many of its units are silent. `physnn.diagnose` asks a whole network.
+        """
+        del xs, process, key
+        return {}
+
 
 class AbstractMemorylessCircuit(AbstractCircuit[None]):
     """A circuit without state: a sequence is one more batch axis."""

@@ -146,11 +146,13 @@ class Residual(AbstractCircuit):
 
     Its events are those of `inner`, and `skip`.
 
+    `inner` may read `n_side` inputs more, the last of x, which the skip does not add.
+
     Assumes: the skip capacitor is charged in the same phase as those of `inner`. Does
     not model: its mismatch.
 
-    Raises `ValueError` unless `inner` has as many outputs as inputs and `hold_F` [F] is
-    positive. Has no netlist of its own, and says so.
+    Raises `ValueError` unless `inner` has `n_side` inputs more than outputs and
+    `hold_F` [F] is positive. Has no netlist of its own, and says so.
     """
 
     inner: AbstractCircuit
@@ -158,10 +160,11 @@ class Residual(AbstractCircuit):
     n_out: int = eqx.field(static=True)
     hold_F: float = eqx.field(static=True)
 
-    def __init__(self, inner: AbstractCircuit, *, hold_F: float):
-        if inner.n_in != inner.n_out:
+    def __init__(self, inner: AbstractCircuit, *, hold_F: float, n_side: int = 0):
+        if inner.n_in != inner.n_out + n_side:
+            beside = f" and the {n_side} beside them" if n_side else ""
             raise ValueError(
-                "Argument `inner` must have as many outputs as inputs, but has"
+                f"Argument `inner` must have as many outputs as inputs{beside}, but has"
                 f" {inner.n_out} and {inner.n_in}."
             )
         if not hold_F > 0:
@@ -177,7 +180,7 @@ class Residual(AbstractCircuit):
             state, x, process=process, key=stream(key, "inner")
         )
         y = thermal_noise(
-            x + y,
+            x[..., : self.n_out] + y,
             process.thermal_variance(self.hold_F),
             process=process,
             key=stream(key, "skip"),

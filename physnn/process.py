@@ -27,6 +27,8 @@ class Process(eqx.Module):
     - `capacitor_density_F_per_m2`: how much area it takes [F/m²].
     - `wire_F_per_m`, `switch_gate_F`: what else has to be charged [F/m], [F].
     - `node_leakage_S`: leakage conductance at a storage node [S].
+    - `ring_excess`: phase noise of a ring oscillator over the least that its power
+      allows, beside the excess in `thermal_noise`.
     - `matching`: relative spread of two nominally equal devices is
       `matching[kind] / sqrt(area)` (Pelgrom et al. 1989, DOI
       10.1109/JSSC.1989.572629); [m], for `threshold` [V·m].
@@ -44,6 +46,7 @@ class Process(eqx.Module):
     wire_F_per_m: float
     switch_gate_F: float
     node_leakage_S: float
+    ring_excess: float
     matching: dict[str, float]
     sources: dict[str, str]
 

@@ -13,10 +13,25 @@ import jax.tree_util as jtu
 import numpy as np
 import pytest
 
-from circuits.blocks import GatedUnit, RCMixer
+from circuits.blocks.base import Site
+from circuits.blocks.channel import ChannelBlock
+from circuits.blocks.gated_unit import GatedUnit, GatedUnitBlock
+from circuits.blocks.lookup import LookupBlock
+from circuits.blocks.oscillator import OscillatorMixer
+from circuits.blocks.state_space import GatedRCBlock, RCMixer
+from circuits.channel import ChannelLayer
+from circuits.lookup import lookup_layer, softened
+from circuits.lookup_encoders import binary_encoder, thermometer
+from circuits.lookup_network import LookupNetworkLayer
+from circuits.lookup_readout import GroupSum
+from circuits.lookup_state import lookup_state
 from circuits.mac import ChargeMac
+from circuits.memory import HashedMemory
+from circuits.oscillator import PhaseOscillators
 from circuits.parts import NODE_F, AutomaticGain, DelayLine, GilbertGate
+from circuits.restarted import Restarted
 from circuits.state_space import GatedRC
+from circuits.stuart_landau import StuartLandau
 from physnn.bank import Bank
 from physnn.circuit import AbstractMemorylessCircuit, run
 from physnn.energy.events import Event
@@ -25,6 +40,7 @@ from physnn.keys import stream
 from physnn.network import Chain, Parallel, Residual
 from physnn.noise import thermal_noise
 from physnn.process import Process, load_process
+from train.model import PhysicalConfig
 
 PROCESS = load_process("cmos28")
 QUIET = PROCESS.noiseless()
@@ -115,6 +131,88 @@ def _unit(key):
     return GatedUnit(4, 5, bits=6, output_gain=0.5, process=PROCESS, key=key)
 
 
+def _phases(key):
+    return PhaseOscillators(
+        4,
+        period_s=PERIOD_S,
+        key=key,
+        n_pool=2,
+        n_hidden=1,
+        n_segments=2,
+        n_steps=2,
+        # Weak enough that rounding does not grow from token to token.
+        coupling_rate=0.5,
+        drive_rate=2.0,
+        second_harmonic=0.5,
+        reference="ring",
+    )
+
+
+def _landau(key):
+    return StuartLandau(3, period_s=PERIOD_S, key=key, n_steps=2)
+
+
+def _oscillators(key):
+    cell = PhaseOscillators(3, period_s=PERIOD_S, key=key, n_steps=2)
+    return OscillatorMixer(
+        4, Restarted(cell), n_taps=3, bits=6, output_gain=0.5, process=PROCESS, key=key
+    )
+
+
+def _site(key):
+    return Site(width=4, process=PROCESS, key=key, output_gain=0.5)
+
+
+def _memory(key):
+    # Real numbers in the rows, as large as a trained one's.
+    sizes = {"longest": 3, "index_bits": 3, "row": 2, "row_bits": None, "bits": 6}
+    memory = HashedMemory(4, **sizes, output_gain=1.0, process=PROCESS, key=key)
+    return eqx.tree_at(lambda m: m.table, memory, 5 * memory.table)
+
+
+# A node so small that its bits flip every few reads: else no law would see it.
+TINY_F = 1e-20
+
+
+def _bits(n_out: int):
+    return thermometer(4, n_out // 4, comparator_F=TINY_F)
+
+
+def _tables(key):
+    tables = lookup_layer(24, 16, k=3, start="random", node_F=TINY_F, key=key)
+    return Chain([_bits(24), tables])
+
+
+def _state_bits(key):
+    state = lookup_state(12, k=4, basis="walsh", node_F=TINY_F)
+    noise = jr.normal(key, state.trained.shape)
+    return Chain([_bits(24), dataclasses.replace(state, trained=noise)])
+
+
+def _codes(key):
+    del key
+    return dataclasses.replace(binary_encoder(6, 4), sample_F=5 * TINY_F)
+
+
+def _table_network(key):
+    config = LookupNetworkLayer(
+        n_tables=12,
+        n_later=10,
+        n_later_layers=1,
+        n_classes=2,
+        k=3,
+        levels=2,
+        n_candidates=4,
+        group=6,
+        tau=0.5,
+    )
+    return config.build(4, _site(key))
+
+
+def _table_block(key):
+    return LookupBlock(n_states=5, n_tables=7, k=3, n_taps=2).build(_site(key))
+
+
 def _chain(key):
     a, b = jr.split(key)
     return Chain([_mac(a, 4, 6), _rc(b, 3), AutomaticGain(3)])
@@ -134,6 +232,19 @@ CATALOGUE: dict[str, Callable] = {
     "GatedRC": _rc,
     "RCMixer": _mixer,
     "GatedUnit": _unit,
+    "PhaseOscillators": _phases,
+    "StuartLandau": _landau,
+    "OscillatorMixer": _oscillators,
+    "ChannelLayer": lambda key: ChannelLayer(4, 3, bits=6, key=key),
+    "ChannelUnit": lambda key: ChannelBlock(n_hidden=5, n_taps=3).build(_site(key)),
+    "HashedMemory": _memory,
+    "Thermometer": lambda key: _bits(12),
+    "BinaryEncoder": _codes,
+    "LookupLayer": _tables,
+    "LookupState": _state_bits,
+    "GroupSum": lambda key: Chain([_bits(12), GroupSum(12, 3, 0.5)]),
+    "LookupNetwork": _table_network,
+    "LookupMixer": _table_block,
     "Chain": _chain,
     "Parallel": _parallel,
     "Residual": lambda key: Residual(_delay(key), hold_F=NODE_F),
@@ -156,6 +267,23 @@ def signal(name: str, time: int = 6, batch: tuple[int, ...] = (2,)) -> jax.Array
     """Inputs for the circuit called `name`, about half of full scale."""
     shape = (time, *batch, member(name).n_in)
     return 0.5 * jr.uniform(jr.key(8), shape, minval=-1.0, maxval=1.0)
+
+
+def physical_config(
+    *,
+    n_layers: int = 1,
+    n_states: int = 8,
+    n_hidden: int = 8,
+    n_taps: int = 4,
+    longest_memory: float = 512.0,
+    **sizes,
+) -> PhysicalConfig:
+    """A sequence model of gated RC states and gated units."""
+    mixer = GatedRCBlock(
+        n_states=n_states, n_taps=n_taps, longest_memory=longest_memory
+    )
+    layer = (mixer, GatedUnitBlock(n_hidden=n_hidden))
+    return PhysicalConfig(layer=layer, n_layers=n_layers, **sizes)
 
 
 run_jit = eqx.filter_jit(run)
@@ -186,7 +314,11 @@ def error_of(bank: Bank | None) -> np.ndarray:
 
 
 def smooth(design):
-    """The same design with continuous values: a code has no derivative to compare."""
+    """The same design with continuous values: a code has no derivative to compare.
+
+    Nor has a bit: comparators, tables and wiring choices are soft.
+    """
+    design = softened(design, tables_only=False)
     soften = lambda leaf: (
         dataclasses.replace(leaf, bits=None) if is_bank(leaf) else leaf
     )

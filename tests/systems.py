@@ -7,6 +7,8 @@ cannot hide here.
 import diffrax as dfx
 import jax
 import numpy as np
+from scipy.linalg import solve_continuous_lyapunov
+from scipy.special import ndtr
 
 BOLTZMANN = 1.380649e-23
 CHARGE = 1.602176634e-19
@@ -87,3 +89,69 @@ def uniform_code(x, *, full_scale, bits):
 
 def thermal_voltage(temperature_K):
     return BOLTZMANN * temperature_K / CHARGE
+
+
+def softmax_probabilities(logits, *, temperature):
+    """The Boltzmann distribution over `logits`, in double precision."""
+    shifted = (np.asarray(logits, float) - np.max(logits)) / temperature
+    return np.exp(shifted) / np.exp(shifted).sum()
+
+
+def winner_of_normals(means, *, sigma):
+    """P(i is largest) of independent normals of one spread, by quadrature.
+
+    Thurstone's model (1927, DOI 10.1037/h0070288): ∫ φ(z)·Π_j Φ(z + (m_i − m_j)/σ) dz.
+    """
+    means, z = np.asarray(means, float), np.linspace(-9, 9, 20_001)
+    density = np.exp(-np.square(z) / 2) / np.sqrt(2 * np.pi)
+    wins = []
+    for i, mean in enumerate(means):
+        others = np.delete(means, i)
+        below = ndtr(z[:, None] + (mean - others) / sigma)
+        wins.append(np.trapezoid(density * np.prod(below, axis=1), z))
+    return np.asarray(wins)
+
+
+def adler_beat(detuning, locking):
+    """Mean rate of a driven oscillator against its drive (Adler 1946): 0 while locked.
+
+    A pair of couplings K is the same law of its phase difference, with locking 2K.
+    """
+    outside = np.maximum(np.square(detuning) - np.square(locking), 0)
+    return np.sign(detuning) * np.sqrt(outside)
+
+
+def ring_jitter_variance(cycles, *, capacitance_F, supply_V, temperature_K, excess):
+    """Phase variance of a ring after `cycles`, `excess` times the bound of its power.
+
+    Navid, Lee & Dutton 2005 (DOI 10.1109/JSSC.2005.843591): 7.33 kT per energy of a
+    cycle, of the squared jitter of a cycle in parts of a cycle.
+    """
+    cycle_J = capacitance_F * supply_V**2
+    jitter = excess * 7.33 * BOLTZMANN * temperature_K / cycle_J
+    return (2 * np.pi) ** 2 * jitter * cycles
+
+
+def binary_phase(t, *, start, locking):
+    """θ(t) of dθ/dt = −L·sin 2θ: second-harmonic injection alone."""
+    return np.arctan(np.tan(start) * np.exp(-2 * locking * t))
+
+
+def landau_amplitude(t, *, start, growth):
+    """r(t) of dr/dt = g·r·(1 − r²): the start-up of a free oscillator."""
+    return start / np.sqrt(start**2 + (1 - start**2) * np.exp(-2 * growth * t))
+
+
+def pairwise_pulls(theta, K, harmonics):
+    """Σ_j K_ji·h(θ_j − θ_i), pair by pair; h = Σ_k a_k·sin kφ + b_k·cos kφ."""
+    phi = theta[:, None] - theta[None, :]
+    h = sum(
+        a * np.sin(k * phi) + b * np.cos(k * phi)
+        for k, (a, b) in enumerate(harmonics, start=1)
+    )
+    return np.sum(K * h, axis=0)
+
+
+def lyapunov_covariance(A, Q):
+    """Stationary covariance of dv = A v dt + noise of intensity Q: AΣ + ΣAᵀ = −Q."""
+    return solve_continuous_lyapunov(A, -Q)

@@ -13,8 +13,8 @@ from evals.energy import MACHINES, Scored, compare, equal_quality, ratio_table
 from evals.quality import Quality
 from physnn.energy import Modeled, bill, load_prices
 from physnn.process import load_process
+from tests.helpers import physical_config
 from train.baseline import TransformerConfig
-from train.model import PhysicalConfig
 
 PROCESS = load_process("cmos28")
 
@@ -129,7 +129,7 @@ def rung(width: int, bits_per_byte: float) -> Scored:
 
 @pytest.fixture(scope="module")
 def physical():
-    config = PhysicalConfig(width=8, n_blocks=1, n_states=6, n_hidden=10, n_taps=2)
+    config = physical_config(width=8, n_layers=1, n_states=6, n_hidden=10, n_taps=2)
     model = eqx.filter_eval_shape(
         lambda: config.build(vocabulary=16, process=PROCESS, key=jr.key(0))
     )

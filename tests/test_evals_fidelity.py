@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import jax.random as jr
 import pytest
 
-from circuits.blocks import GatedUnit, RCMixer
+from circuits.blocks.gated_unit import GatedUnit
+from circuits.blocks.state_space import RCMixer
 from circuits.mac import ChargeMac
 from circuits.parts import AutomaticGain, DelayLine, GilbertGate
 from circuits.state_space import GatedRC

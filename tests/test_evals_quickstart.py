@@ -28,8 +28,12 @@ context = 16
 [model]
 kind = "physical"
 width = 8
-n_blocks = 1
+n_layers = 1
+[[model.layer]]
+kind = "gated_rc"
 n_states = 8
+[[model.layer]]
+kind = "gated_unit"
 n_hidden = 8
 """
 LADDER = {

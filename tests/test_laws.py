@@ -32,7 +32,7 @@ from tests.helpers import (
 )
 from tests.helpers import quick_compilation as quick_compilation
 
-COMPOSED = {"RCMixer", "GatedUnit", "Chain", "Parallel", "Residual"}
+COMPOSED = {"RCMixer", "GatedUnit", "OscillatorMixer", "Chain", "Parallel", "Residual"}
 every_circuit = pytest.mark.parametrize("name", CATALOGUE)
 
 

@@ -22,11 +22,11 @@ from physnn.energy import (
 )
 from physnn.energy.events import EVENTS, Event, adc_event
 from physnn.process import load_process
+from tests.helpers import physical_config
 from train.baseline import TransformerConfig
-from train.model import PhysicalConfig
 
 PROCESS = load_process("cmos28")
-SMALL = PhysicalConfig(width=8, n_blocks=2, n_states=6, n_hidden=10, n_taps=2)
+SMALL = physical_config(width=8, n_layers=2, n_states=6, n_hidden=10, n_taps=2)
 TINY = TransformerConfig(width=8, n_blocks=2, n_heads=2, n_hidden=12, context=15)
 
 PRICE = """
@@ -309,23 +309,20 @@ def test_supply_energy_can_stand_in_a_loss(physical):
 
 def test_events_of_the_physical_model(physical):
     c, vocabulary = SMALL, 16
+    n_states, n_hidden = 6, 10
     assert counted(physical, "rom_bit", "embedding") == c.width * c.converter_bits
     assert counted(physical, "dac_conversion") == c.width
     assert counted(physical, "adc_conversion_8b", "head") == vocabulary
-    weights = c.n_blocks * (
-        c.width * 3 * c.n_states
-        + c.n_states * c.width
-        + c.width * 2 * c.n_hidden
-        + c.n_hidden * c.width
-    )
+    weights = c.n_layers * c.width * (4 * n_states + 3 * n_hidden)
     stored = (weights + c.width * vocabulary) * c.weight_bits
     assert counted(physical, "stored_bit_s", period_s=2e-6) == pytest.approx(
         stored * 2e-6
     )
+    kinds = ("gated_rc", "gated_unit")
     parts = {
         event.part.split(".")[0] for event in physical.events(PROCESS, period_s=1.0)
     }
-    assert {"mixer0", "mixer1", "channel0", "channel1", "agc", "head"} <= parts
+    assert {"agc", "head"} | {f"{kind}{i}" for kind in kinds for i in (0, 1)} <= parts
     # Every residual has its hold and its wire.
     for name in (".skip", ".wires"):
         found = [
@@ -333,7 +330,7 @@ def test_events_of_the_physical_model(physical):
             for event in physical.events(PROCESS, period_s=1.0)
             if event.part.endswith(name)
         ]
-        assert len(found) == 2 * c.n_blocks
+        assert len(found) == 2 * c.n_layers
         assert all(float(event.count) > 0 for event in found)
 
 

@@ -12,7 +12,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from circuits.blocks import GatedUnit, RCMixer
+from circuits.blocks.gated_unit import GatedUnit
+from circuits.blocks.state_space import RCMixer
 from circuits.mac import ChargeMac
 from circuits.parts import NODE_F, AutomaticGain, DelayLine, GilbertGate
 from circuits.state_space import GatedRC

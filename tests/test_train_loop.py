@@ -18,12 +18,12 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from tests.helpers import physical_config
 from train.baseline import TransformerConfig
 from train.checkpoint import CheckpointError, Checkpoints
 from train.experiment import Experiment, load_experiment, save_experiment
 from train.loop import TrainedRun, TrainingDiverged, load_run, train
 from train.metrics import MetricsFile, read_metrics
-from train.model import PhysicalConfig
 from train.optimizer import OptimizerConfig
 from train.run_folder import RunFolderError, lock
 from train.stopping import Interrupted
@@ -80,7 +80,7 @@ def tiny(home: Path, **changes) -> Experiment:
 
 
 def physical(home: Path) -> Experiment:
-    model = PhysicalConfig(width=8, n_blocks=1, n_states=8, n_hidden=8)
+    model = physical_config(width=8, n_layers=1, n_states=8, n_hidden=8)
     return tiny(home, model=model, steps=240)
 
 

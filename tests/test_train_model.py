@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 
 from physnn.fabricate import fabricate
-from tests.helpers import PROCESS, QUIET, fabricate_jit
+from tests.helpers import PROCESS, QUIET, fabricate_jit, physical_config
 from tests.helpers import quick_compilation as quick_compilation
-from train.model import PhysicalConfig
 
-TINY = PhysicalConfig(
-    width=8, n_blocks=1, n_states=6, n_hidden=10, n_taps=3, longest_memory=16.0
+TINY = physical_config(
+    width=8, n_layers=1, n_states=6, n_hidden=10, n_taps=3, longest_memory=16.0
 )
 TOKENS = jr.randint(jr.key(1), (2, 7), 0, 11)
 
@@ -92,8 +91,8 @@ def test_every_trained_array_gets_a_finite_gradient():
 
 
 def test_a_converter_without_levels_is_refused():
-    config = PhysicalConfig(
-        width=4, n_blocks=1, n_states=2, n_hidden=2, converter_bits=1
+    config = physical_config(
+        width=4, n_layers=1, n_states=2, n_hidden=2, converter_bits=1
     )
     with pytest.raises(ValueError, match=r"bits` must be"):
         config.build(vocabulary=5, process=PROCESS, key=jr.key(0)).logits(

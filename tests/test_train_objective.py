@@ -13,10 +13,10 @@ import pytest
 
 from physnn.energy import supply_energy_J
 from physnn.process import load_process
+from tests.helpers import physical_config
 from train.baseline import TransformerConfig
 from train.experiment import Experiment, NoiseAware
 from train.loop import begin
-from train.model import PhysicalConfig
 from train.objective import (
     Measured,
     bits,
@@ -34,7 +34,7 @@ TINY = Experiment(
     steps=50,
     batch=4,
     task=TextConfig(context=12),
-    model=PhysicalConfig(width=8, n_blocks=1, n_states=8, n_hidden=8),
+    model=physical_config(width=8, n_layers=1, n_states=8, n_hidden=8),
     optimizer=OptimizerConfig(peak_rate=3e-2),
 )
 DIGITAL = TransformerConfig(width=8, n_blocks=1, n_heads=2, n_hidden=8)
@@ -63,7 +63,7 @@ def scored_on_chips(model, tokens, *, chips, process, key):
     return jax.jit(scored, compiler_options=QUICK)(arrays, tokens, key)
 
 
-def build(config=TINY.model):
+def build(config: Any = TINY.model):
     return config.build(vocabulary=256, process=PROCESS, key=jr.key(0))
 
 

@@ -9,7 +9,7 @@ from circuits.mac import ChargeMac
 from evals.generate import generate
 from physnn.process import load_process
 from physnn.recurrence import linear_recurrence
-from train.model import PhysicalConfig
+from tests.helpers import physical_config
 
 PROCESS = load_process("cmos28")
 TWO_KEYS = jr.split(jr.key(0))
@@ -27,7 +27,7 @@ def test_circuits_refuses_a_wrong_shape():
 
 
 def test_train_refuses_a_wrong_shape():
-    config = PhysicalConfig(width=4, n_blocks=1, n_states=4, n_hidden=4)
+    config = physical_config(width=4, n_layers=1, n_states=4, n_hidden=4)
     model = config.build(vocabulary=8, process=PROCESS, key=jr.key(0))
     one_text = jnp.zeros(5, jnp.int32)
     with pytest.raises(TypeCheckError, match="logits"):

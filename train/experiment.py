@@ -4,20 +4,24 @@ import dataclasses
 import json
 import math
 import os
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import cattrs
 from cattrs.gen import make_dict_structure_fn
 
+from circuits.blocks import BlockConfig, LayerConfig
 from train.baseline import TransformerConfig
+from train.classifier import ClassifierConfig
+from train.counts import CountsConfig
 from train.model import PhysicalConfig
 from train.optimizer import OptimizerConfig
-from train.tasks import TextConfig
+from train.tasks import ImagesConfig, TaskConfig, TextConfig
 
-ModelConfig = PhysicalConfig | TransformerConfig
+ModelConfig = PhysicalConfig | TransformerConfig | CountsConfig | ClassifierConfig
 
 
 class ConfigError(ValueError):
@@ -60,10 +64,12 @@ class Experiment:
     checkpoint_every: int = 200  # steps
     evaluate_every: int = 200  # steps
     evaluation_windows: int = 64  # of the validation split, evenly spaced
-    task: TextConfig = field(default_factory=TextConfig)
+    task: TaskConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=PhysicalConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     noise: NoiseAware = field(default_factory=NoiseAware)
+    # Parameters whose path matches this regular expression stay as they start.
+    frozen: str | None = None
 
     def __post_init__(self):
         for name in (
@@ -78,6 +84,19 @@ class Experiment:
                     f"Argument `{name}` must be at least 1, but is"
                     f" {getattr(self, name)}."
                 )
+        try:
+            re.compile(self.frozen or "")
+        except re.error as error:
+            raise ValueError(
+                "Argument `frozen` must be a regular expression, but"
+                f" {self.frozen!r} is not: {error}."
+            ) from error
+        sees_images = isinstance(self.model, ClassifierConfig)
+        if sees_images != isinstance(self.task, ImagesConfig):
+            raise ValueError(
+                "A model of kind `classifier` goes with a task of kind `images`, but"
+                f" they are `{self.model.kind}` and `{self.task.kind}`."
+            )
         if self.seed < 0:
             raise ValueError(
                 f"Argument `seed` must not be negative, but is {self.seed}."
@@ -91,7 +110,7 @@ class Experiment:
     @property
     def chips(self) -> int:
         """Chips fabricated per batch; 0 for a digital model, which has none."""
-        physical = isinstance(self.model, PhysicalConfig)
+        physical = isinstance(self.model, PhysicalConfig | ClassifierConfig)
         return self.noise.chips_per_batch if physical else 0
 
     @property
@@ -145,10 +164,12 @@ def from_table(table: dict[str, Any]) -> Experiment:
 def to_table(experiment: Experiment) -> dict[str, Any]:
     """The nested dictionary of an experiment; TOML has no None, so it is left out."""
 
-    def table(value):
+    def table(value: Any) -> Any:
         if dataclasses.is_dataclass(value):
             items = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
             return {k: table(v) for k, v in items.items() if v is not None}
+        if isinstance(value, tuple):
+            return [table(v) for v in value]
         return value
 
     return table(experiment)
@@ -157,11 +178,14 @@ def to_table(experiment: Experiment) -> dict[str, Any]:
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     # cattrs would turn "3" and 3.7 into 3 without a word.
-    for kind in (int, float, str):
+    for kind in (int, float, str, bool):
         converter.register_structure_hook(kind, _exactly)
-    models = _tagged(converter, get_args(ModelConfig))
-    converter.register_structure_hook(ModelConfig, models)
-    converter.register_structure_hook(TextConfig, _tagged(converter, (TextConfig,)))
+    converter.register_structure_hook_func(
+        lambda kind: get_origin(kind) is Literal, _one_of
+    )
+    # What is inside another comes first.
+    for union in (BlockConfig, LayerConfig | BlockConfig, ModelConfig, TaskConfig):
+        converter.register_structure_hook(union, _tagged(converter, get_args(union)))
     return converter
 
 
@@ -170,19 +194,20 @@ def _exactly(value, kind):
         return float(value)
     if type(value) is not kind:
         names = {int: "a whole number", float: "a number", str: "a string"}
-        raise ValueError(f"must be {names[kind]}, but is {value!r}")
+        expected = names.get(kind, "true or false")
+        raise ValueError(f"must be {expected}, but is {value!r}")
     return value
 
 
 def _tagged(converter: cattrs.Converter, members: tuple[type, ...]):
-    """Chooses the member that `kind` names; a single one needs no `kind`."""
+    """Chooses the member that `kind` names; a task without one is text."""
     known = {
         member().kind: make_dict_structure_fn(
             member, converter, _cattrs_forbid_extra_keys=True
         )
         for member in members
     }
-    default = next(iter(known)) if len(known) == 1 else None
+    default = "text" if "text" in known else None
 
     def structure(value, _):
         kind = value.get("kind", default) if isinstance(value, dict) else value
@@ -191,6 +216,13 @@ def _tagged(converter: cattrs.Converter, members: tuple[type, ...]):
         return known[kind](value, _)
 
     return structure
+
+
+def _one_of(value: Any, kind) -> Any:
+    if value not in get_args(kind):
+        words = list(get_args(kind))
+        raise ValueError(f"must be one of {words}, but is {value!r}")
+    return value
 
 
 def _sentence(error: BaseException, kind) -> str:
@@ -216,16 +248,17 @@ def _absolute(experiment: Experiment, folder: Path) -> Experiment:
 
 
 def _toml(table: dict[str, Any], heading: str = "") -> str:
-    lines = [f"[{heading}]"] if heading else []
-    lines += [
-        f"{key} = {_literal(value)}"
-        for key, value in table.items()
-        if not isinstance(value, dict)
-    ]
+    is_tables = lambda value: isinstance(value, list) and isinstance(value[0], dict)
+    within = lambda key: f"{heading}.{key}" if heading else key
+    inner = {k: v for k, v in table.items() if isinstance(v, dict) or is_tables(v)}
+    lines = [f"{k} = {_literal(v)}" for k, v in table.items() if k not in inner]
     text = "\n".join(lines) + "\n"
-    for key, value in table.items():
+    for key, value in inner.items():
         if isinstance(value, dict):
-            text += "\n" + _toml(value, f"{heading}.{key}" if heading else key)
+            text += f"\n[{within(key)}]\n" + _toml(value, within(key))
+            continue
+        for each in value:
+            text += f"\n[[{within(key)}]]\n" + _toml(each, within(key))
     return text
 
 
@@ -233,6 +266,8 @@ def _literal(value: str | int | float) -> str:
     if isinstance(value, str):
         # A TOML basic string is a JSON string, except that DEL must be escaped too.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float) and not math.isfinite(value):
         return "nan" if math.isnan(value) else f"{value:+}"
     return repr(value)

@@ -16,12 +16,14 @@ from jaxtyping import Array, Float, PyTree
 from physnn.keys import stream
 from physnn.process import Process, load_process
 from train.checkpoint import Checkpoints
+from train.counts import CountedModel, CountsConfig
 from train.experiment import Experiment
-from train.metrics import MetricsFile
+from train.metrics import MetricsFile, read_metrics
 from train.objective import TrainState, make_score, make_update, split
 from train.progress import TrainProgress
 from train.run_folder import RunFolderError, lock, open_run_folder, read_run_folder
 from train.stopping import Interrupted, StopSignals
+from train.tasks.text import Text
 
 
 class TrainedRun(NamedTuple):
@@ -29,7 +31,7 @@ class TrainedRun(NamedTuple):
 
     folder: Path
     experiment: Experiment
-    model: Any  # a PhysicalModel or a FlaxModel
+    model: Any  # a PhysicalModel, a FlaxModel or a CountedModel
     process: Process
     step: int  # updates the model has seen
     best_bits_per_byte: float  # on the validation windows; inf before the first score
@@ -58,7 +60,8 @@ def train(
 
     The folder holds `experiment.toml`, `run.json` (schema, git commit, versions, digest
     of the data), `metrics.jsonl` and `checkpoints/`. A run that was stopped in whatever
-    way and continued ends with the same weights, bit for bit, as one that was not.
+    way and continued ends with the same weights, bit for bit, as one that was not. A
+    counted model has nothing to train: its text is counted, and no checkpoint written.
 
     Raises `Interrupted` when SIGINT or SIGTERM stopped the run and it was saved, and
     one sentence as `DataError`, `RunFolderError`, `CheckpointError` or
@@ -71,6 +74,8 @@ def train(
         stop = stack.enter_context(StopSignals())
         open_run_folder(folder, experiment, task=task, resume=resume)
         process = load_process(experiment.process)
+        if isinstance(experiment.model, CountsConfig):
+            return _count(experiment, folder, task=task, process=process)
         held, static = begin(experiment, vocabulary=task.vocabulary, process=process)
         checkpoints = Checkpoints(folder / "checkpoints")
         _, held = checkpoints.restore(held) or (0, held)
@@ -158,6 +163,8 @@ def load_run(folder: str | Path) -> TrainedRun:
     folder = Path(folder)
     experiment, facts = read_run_folder(folder)
     process = load_process(experiment.process)
+    if isinstance(experiment.model, CountsConfig):
+        return _recount(experiment, folder, facts["data_digest"], process=process)
     template, static = eqx.filter_eval_shape(
         begin, experiment, vocabulary=facts["vocabulary"], process=process
     )
@@ -190,6 +197,8 @@ def begin(
 ) -> tuple[Held, PyTree]:
     """The run before its first step, and what of its model is no array."""
     key = jr.key(experiment.seed)
+    if isinstance(experiment.model, CountsConfig):
+        raise ValueError("A model of kind `counts` has no first step: `train` counts.")
     model = experiment.model.build(
         vocabulary=vocabulary, process=process, key=stream(key, "model")
     )
@@ -203,3 +212,51 @@ def begin(
     )
     fixed, static = eqx.partition(rest, eqx.is_array)
     return Held(state, fixed, jnp.asarray(jnp.inf)), static
+
+
+def _count(experiment: Experiment, folder: Path, *, task, process) -> TrainedRun:
+    """What `train` is for counted tables: count the text, score it once."""
+    began = time.monotonic()
+    model = _counted_model(experiment, task)
+    trained, rest = split(model, experiment)
+    score = make_score(rest, chips=0, process=process)
+    bits_per_byte = validate(score, trained, task, experiment)
+    with MetricsFile(folder / "metrics.jsonl", step=-1) as metrics:
+        metrics.write(
+            {
+                "step": 0,
+                "tokens": model.tables.n_tokens,
+                "validation_bits_per_byte": bits_per_byte,
+                "seconds": round(time.monotonic() - began, 3),
+            }
+        )
+    return TrainedRun(folder, experiment, model, process, 0, bits_per_byte)
+
+
+def _recount(
+    experiment: Experiment, folder: Path, digest: str, *, process
+) -> TrainedRun:
+    """Counted tables again: a function of the text, and no slower than a disk."""
+    task = experiment.task.build()
+    if task.digest != digest:
+        raise RunFolderError(
+            f"The run in {folder} must be read with the text it counted, but the text"
+            f" at {experiment.task.path or 'the standard library'} has changed."
+        )
+    lines = read_metrics(folder / "metrics.jsonl")
+    if not lines:
+        raise RunFolderError(
+            f"The run in {folder} must have been counted, but was not yet: train it."
+        )
+    best = lines[-1]["validation_bits_per_byte"]
+    model = _counted_model(experiment, task)
+    return TrainedRun(folder, experiment, model, process, 0, best)
+
+
+def _counted_model(experiment: Experiment, task) -> CountedModel:
+    if not (isinstance(experiment.model, CountsConfig) and isinstance(task, Text)):
+        raise ValueError(
+            "A model of kind `counts` must have a task of kind `text`, but the task is"
+            f" of kind {experiment.task.kind!r}."
+        )
+    return experiment.model.count(task.tokens("train"))

@@ -1,38 +1,46 @@
-"""The physical sequence model: embed, residual mixers and channels, head."""
+"""The physical sequence model: embedding ROM, residual blocks, head."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, Key
 
-from circuits.blocks import GatedUnit, RCMixer
+from circuits.blocks import BlockConfig
+from circuits.blocks.gated_unit import GatedUnitBlock
+from circuits.blocks.state_space import GatedRCBlock
 from circuits.mac import ChargeMac
-from circuits.parts import NODE_F, AutomaticGain
+from circuits.parts import AutomaticGain
 from physnn.energy.events import Event, adc_event, token_events
 from physnn.keys import stream
-from physnn.network import Residual
 from physnn.process import Process
 from physnn.straight_through import quantize
+from train.stack import Stack, byte_lines
 
 
 @dataclass(frozen=True)
 class PhysicalConfig:
-    """Sizes of a physical sequence model."""
+    """Sizes of a physical sequence model: `layer` is repeated `n_layers` times."""
 
     kind: Literal["physical"] = "physical"
     width: int = 128  # channels of the residual stream
-    n_blocks: int = 4
-    n_states: int = 128  # RC states per block
-    n_hidden: int = 256  # hidden units of the channel block
-    n_taps: int = 4  # samples the delay line holds
+    n_layers: int = 4
+    layer: tuple[BlockConfig, ...] = (GatedRCBlock(), GatedUnitBlock())
     weight_bits: int = 6
     converter_bits: int = 8
     period_s: float = 1e-6  # time a token takes
-    longest_memory: float = 512.0  # slowest state at the start [tokens]
+
+    def __post_init__(self):
+        for name in ("width", "n_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"Argument `{name}` must be at least 1, but is"
+                    f" {getattr(self, name)}."
+                )
+        if not self.layer:
+            raise ValueError("Argument `layer` must hold a block, but is empty.")
 
     def build(self, *, vocabulary: int, process: Process, key: Key[Array, ""]):
         return PhysicalModel(self, vocabulary=vocabulary, process=process, key=key)
@@ -48,8 +56,7 @@ class PhysicalModel(eqx.Module):
     """
 
     embedding: Float[Array, "vocabulary width"]
-    mixers: tuple[Residual, ...]
-    channels: tuple[Residual, ...]
+    stack: Stack
     agc: AutomaticGain
     head: ChargeMac
     config: PhysicalConfig = eqx.field(static=True)
@@ -61,41 +68,18 @@ class PhysicalModel(eqx.Module):
     def __init__(self, config, *, vocabulary, process, key):
         self.config, self.vocabulary = config, vocabulary
         c = config
-        output_gain = 1 / (2 * c.n_blocks) ** 0.5
         # A row is stored at the spread at which the residual stream starts.
         self.embedding = 0.1 * jr.normal(
             stream(key, "embedding"), (vocabulary, c.width)
         )
-        self.mixers = tuple(
-            Residual(
-                RCMixer(
-                    c.width,
-                    c.n_states,
-                    n_taps=c.n_taps,
-                    bits=c.weight_bits,
-                    output_gain=output_gain,
-                    period_s=c.period_s,
-                    longest_memory=c.longest_memory,
-                    process=process,
-                    key=stream(key, f"mixer{i}"),
-                ),
-                hold_F=NODE_F,
-            )
-            for i in range(c.n_blocks)
-        )
-        self.channels = tuple(
-            Residual(
-                GatedUnit(
-                    c.width,
-                    c.n_hidden,
-                    bits=c.weight_bits,
-                    output_gain=output_gain,
-                    process=process,
-                    key=stream(key, f"channel{i}"),
-                ),
-                hold_F=NODE_F,
-            )
-            for i in range(c.n_blocks)
+        self.stack = Stack(
+            c.layer,
+            n_layers=c.n_layers,
+            width=c.width,
+            period_s=c.period_s,
+            weight_bits=c.weight_bits,
+            process=process,
+            key=stream(key, "stack"),
         )
         self.agc = AutomaticGain(c.width)
         self.head = ChargeMac(
@@ -108,26 +92,22 @@ class PhysicalModel(eqx.Module):
         )
 
     def init_state(self, batch_shape: tuple[int, ...] = ()):
-        return tuple(mixer.init_state(batch_shape) for mixer in self.mixers)
+        return self.stack.init_state(batch_shape)
 
     def _run(self, verb, state, tokens, *, process, key):
         bits = self.config.converter_bits
         x = quantize(self.embedding, full_scale=1.0, bits=bits)[tokens]
-        after = []
-        blocks = zip(self.mixers, self.channels, state, strict=True)
-        for i, (mixer, channel, before) in enumerate(blocks):
-            for name, block, block_state in (
-                (f"mixer{i}", mixer, before),
-                (f"channel{i}", channel, None),
-            ):
-                block_state, x = getattr(block, verb)(
-                    block_state, x, process=process, key=stream(key, name)
-                )
-                if block is mixer:
-                    after.append(block_state)
+        state, x = self.stack.run(
+            verb,
+            state,
+            x,
+            side=byte_lines(tokens),
+            process=process,
+            key=stream(key, "stack"),
+        )
         x = self.agc.apply(x, process=process, key=stream(key, "agc"))
         y = self.head.apply(x, process=process, key=stream(key, "head"))
-        return tuple(after), self.LOGIT_RANGE * quantize(y, full_scale=1.0, bits=bits)
+        return state, self.LOGIT_RANGE * quantize(y, full_scale=1.0, bits=bits)
 
     def step(
         self,
@@ -160,28 +140,11 @@ class PhysicalModel(eqx.Module):
             Event("dac_conversion", c.width, "embedding"),
             Event(adc_event(c.converter_bits), self.vocabulary, "head"),
             *token_events(self.vocabulary),
+            *self.stack.events(process, period_s=period_s),
         ]
-        for i, pair in enumerate(zip(self.mixers, self.channels, strict=True)):
-            for name, block in zip((f"mixer{i}", f"channel{i}"), pair, strict=True):
-                events += [
-                    event.under(name)
-                    for event in block.events(process, period_s=period_s)
-                ]
-                # The residual stream runs past the block: the wires of both halves of
-                # a channel swing full scale, and an amplifier settles them.
-                span_m = sum(array.span_m(process) for array in _arrays(block))
-                wire_F = process.wire_F_per_m * span_m
-                settling_C = process.settling_charge_C(wire_F)
-                charge_C = 2 * c.width * (wire_F * process.swing_V + settling_C)
-                events.append(Event("supply_charge_C", charge_C, f"{name}.wires"))
         for name, circuit in (("agc", self.agc), ("head", self.head)):
             events += [
                 event.under(name)
                 for event in circuit.events(process, period_s=period_s)
             ]
         return tuple(events)
-
-
-def _arrays(block: Residual) -> list[ChargeMac]:
-    leaves = jax.tree.leaves(block, is_leaf=lambda node: isinstance(node, ChargeMac))
-    return [leaf for leaf in leaves if isinstance(leaf, ChargeMac)]

@@ -1,5 +1,6 @@
 """The loss of a batch in bits per byte, and one update, pure and jitted."""
 
+import re
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -7,8 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Int, Integer, Key, PyTree, UInt32
 
+from circuits.lookup import exploring
 from physnn.bank import Bank
 from physnn.energy import supply_energy_J
 from physnn.fabricate import fabricate
@@ -53,17 +56,18 @@ def bits_on_chips(
     chips: int,
     process: Process,
     key: Key[Array, ""],
-) -> Float[Array, "batch time"]:
+) -> Float[Array, "batch targets"]:
     """Bits of every target with temporal noise, the batch shared out among `chips`.
 
     Each chip is fabricated from `key`; 0 chips run a digital model as it is. Raises
     `ValueError` when the batch cannot be shared out.
     """
     tokens = tokens.astype(jnp.int32)
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    inputs = tokens[:, :-1]
     noise_key = stream(key, "noise")
     if chips == 0:
-        return bits(model.logits(inputs, process=process, key=noise_key), targets)
+        logits = model.logits(inputs, process=process, key=noise_key)
+        return bits(logits, targets_of(tokens, logits))
     if len(tokens) % chips:
         raise ValueError(
             f"Argument `tokens` must hold a multiple of {chips} windows, one share for"
@@ -77,7 +81,19 @@ def bits_on_chips(
     shares = inputs.reshape(chips, -1, inputs.shape[1])
     chip_keys = jr.split(stream(key, "chips"), chips)
     logits = jax.vmap(on_chip)(chip_keys, jr.split(noise_key, chips), shares)
-    return bits(logits.reshape(*inputs.shape, -1), targets)
+    logits = logits.reshape(len(tokens), *logits.shape[2:])
+    return bits(logits, targets_of(tokens, logits))
+
+
+def targets_of(
+    tokens: Int[Array, "batch time_and_one"],
+    logits: Float[Array, "batch targets vocabulary"],
+) -> Int[Array, "batch targets"]:
+    """The tokens that logits predict: the last ones, as many as there are logits.
+
+    A text has logits after every token, an image only after its last pixel.
+    """
+    return tokens[:, -logits.shape[1] :]
 
 
 def unit_sizes(model: Model) -> list:
@@ -96,8 +112,13 @@ def is_trained(model: Model, *, sizes: bool) -> PyTree[bool]:
 
 def split(model: Model, experiment: Experiment) -> tuple[PyTree, PyTree]:
     """The trained arrays of a model, and the rest of it."""
-    sizes = experiment.noise.energy_weight > 0
-    return eqx.partition(model, is_trained(model, sizes=sizes))
+    trained = is_trained(model, sizes=experiment.noise.energy_weight > 0)
+    if experiment.frozen is not None:
+        held = re.compile(experiment.frozen)
+        trained = jtu.tree_map_with_path(
+            lambda path, yes: yes and not held.search(jtu.keystr(path)), trained
+        )
+    return eqx.partition(model, trained)
 
 
 def make_update(
@@ -111,7 +132,7 @@ def make_update(
     weight = experiment.noise.energy_weight if experiment.chips else 0.0
 
     def loss(trained, tokens, key):
-        model = eqx.combine(trained, rest)
+        model = exploring(eqx.combine(trained, rest))
         scored = bits_on_chips(
             model, tokens, chips=experiment.chips, process=process, key=key
         )
@@ -141,7 +162,7 @@ def make_score(rest: PyTree, *, chips: int, process: Process) -> jax.stages.Wrap
     def score(
         trained: PyTree,
         tokens: Integer[Array, "batch time_and_one"],
-        scored: Bool[Array, "batch time"],
+        scored: Bool[Array, "batch targets"],
         key: Key[Array, ""],
     ):
         model = eqx.combine(trained, rest)

@@ -14,7 +14,9 @@ import pytest
 from physnn.configs import config_folder
 from physnn.process import load_process
 from tests.benchmarks.interleaved import interleaved, report, time_once
+from train.baseline import TransformerConfig
 from train.experiment import load_experiment
+from train.model import PhysicalConfig
 from train.objective import TrainState, make_update, split
 
 pytestmark = pytest.mark.usefixtures("plain_promotion")
@@ -27,6 +29,7 @@ def stepper(name: str):
     """A function that does one training step, and the model's size."""
     path = config_folder() / "experiments" / f"{name}.toml"
     experiment = load_experiment(path)
+    assert isinstance(experiment.model, PhysicalConfig | TransformerConfig)
     process = load_process(experiment.process)
     model = experiment.model.build(vocabulary=256, process=process, key=jr.key(0))
     trained, rest = split(model, experiment)

@@ -9,10 +9,13 @@ from jaxtyping import Bool, UInt8
 
 
 class Windows(NamedTuple):
-    """A batch of windows: inputs are `tokens[:, :-1]`, targets `tokens[:, 1:]`."""
+    """A batch of windows: inputs are `tokens[:, :-1]`, targets the last of `tokens`.
+
+    A text has a target after every input, an image one: its class.
+    """
 
     tokens: UInt8[np.ndarray, "batch time_and_one"]
-    scored: Bool[np.ndarray, "batch time"]  # which targets count
+    scored: Bool[np.ndarray, "batch targets"]  # which targets count
 
 
 class AbstractTask(abc.ABC):

@@ -69,6 +69,10 @@ class Text(AbstractTask):
         """Length of a split."""
         return len(self._splits[split])
 
+    def tokens(self, split: str) -> np.ndarray:
+        """Every byte of a split, in order."""
+        return self._splits[split]
+
     def batch(self, step, *, seed, batch):
         text = self._splits["train"]
         rng = np.random.default_rng((seed, step))

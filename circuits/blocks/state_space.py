@@ -1,9 +1,14 @@
-"""Residual blocks of a sequence model, wired from the families."""
+"""State-space mixers: a bank of states between two MACs, behind a short convolution."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from circuits.blocks.base import Site, events_of, netlists_of, positive
+from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.mac import ChargeMac
 from circuits.parts import (
     AutomaticGain,
@@ -12,12 +17,47 @@ from circuits.parts import (
     log_spaced_sigmoid_bias,
 )
 from circuits.state_space import GatedRC
-from physnn.circuit import AbstractCircuit, AbstractMemorylessCircuit
-from physnn.energy.events import Event
+from physnn.circuit import AbstractCircuit
 from physnn.export.compose import compose, signals
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
 from physnn.process import Process
+
+
+@dataclass(frozen=True)
+class GatedRCBlock:
+    """A mixer on gated RC states."""
+
+    kind: Literal["gated_rc"] = "gated_rc"
+    n_states: int = 128
+    n_taps: int = 4  # samples the delay line holds
+    longest_memory: float = 512.0  # slowest state at the start [tokens]
+
+    mechanism: ClassVar[str] = "cell"
+
+    def __post_init__(self):
+        positive(
+            n_states=self.n_states,
+            n_taps=self.n_taps,
+            longest_memory=self.longest_memory,
+        )
+
+    def build(self, site: Site) -> "RCMixer":
+        return RCMixer(
+            site.width,
+            self.n_states,
+            n_taps=self.n_taps,
+            bits=site.weight_bits,
+            output_gain=site.output_gain,
+            period_s=site.period_s,
+            longest_memory=self.longest_memory,
+            process=site.process,
+            key=site.key,
+        )
+
+    def without_mechanism(self) -> GatedUnitBlock:
+        """No states: what is left is a gated unit behind the short convolution."""
+        return GatedUnitBlock(n_hidden=self.n_states, n_taps=self.n_taps)
 
 
 class RCMixer(AbstractCircuit[tuple[Array, Array]]):
@@ -102,7 +142,7 @@ class RCMixer(AbstractCircuit[tuple[Array, Array]]):
         return self._run("scan", state, xs, process=process, key=key)
 
     def events(self, process, *, period_s):
-        return _events_of(self, process, period_s)
+        return events_of(self, process, period_s)
 
     def netlist(self, process, *, name) -> Netlist:
         n = self.cell.n_out
@@ -119,80 +159,5 @@ class RCMixer(AbstractCircuit[tuple[Array, Array]]):
             "output": (g, y),
         }
         notes = "phi2 of `inputs` lasts a token: its amplifiers hold u, s and z."
-        return compose(
-            name, self.n_in, self.n_out, _parts(self, process, name, wires), notes=notes
-        )
-
-
-class GatedUnit(AbstractMemorylessCircuit):
-    """Mixes over channels: gain control and a gated linear unit.
-
-        x ─ AGC ─ MAC ┬ a ─┐
-                      └ b ─┴ a·tanh b ─ MAC ─ y
-
-    Reference: Shazeer 2020, "GLU variants improve transformer", arXiv 2002.05202.
-    """
-
-    agc: AutomaticGain
-    inputs: ChargeMac
-    gate: GilbertGate
-    output: ChargeMac
-    n_in: int = eqx.field(static=True)
-    n_out: int = eqx.field(static=True)
-
-    def __init__(
-        self,
-        width: int,
-        n_hidden: int,
-        *,
-        bits: int,
-        output_gain: float,
-        process: Process,
-        key: Key[Array, ""],
-    ):
-        self.n_in = self.n_out = width
-        self.agc = AutomaticGain(width)
-        self.inputs = ChargeMac(
-            width, 2 * n_hidden, bits=bits, process=process, key=stream(key, "inputs")
-        )
-        self.gate = GilbertGate(n_hidden)
-        self.output = ChargeMac(
-            n_hidden,
-            width,
-            bits=bits,
-            process=process,
-            key=stream(key, "output"),
-            gain=output_gain,
-        )
-
-    def apply(self, x, *, process, key):
-        for name in ("agc", "inputs", "gate", "output"):
-            part = getattr(self, name)
-            x = part.apply(x, process=process, key=stream(key, name))
-        return x
-
-    def events(self, process, *, period_s):
-        return _events_of(self, process, period_s)
-
-    def netlist(self, process, *, name) -> Netlist:
-        x, a = signals("x", self.n_in), signals("a", self.n_in)
-        h, g = signals("h", self.gate.n_in), signals("g", self.gate.n_out)
-        y = signals("y", self.n_out)
-        wires = {"agc": (x, a), "inputs": (a, h), "gate": (h, g), "output": (g, y)}
-        return compose(name, self.n_in, self.n_out, _parts(self, process, name, wires))
-
-
-def _parts(block, process: Process, name: str, wires):
-    return [
-        (part, getattr(block, part).netlist(process, name=f"{name}_{part}"), *nets)
-        for part, nets in wires.items()
-    ]
-
-
-def _events_of(block, process: Process, period_s: float) -> tuple[Event, ...]:
-    return tuple(
-        event.under(name)
-        for name, part in vars(block).items()
-        if isinstance(part, AbstractCircuit)
-        for event in part.events(process, period_s=period_s)
-    )
+        parts = netlists_of(self, process, name, wires)
+        return compose(name, self.n_in, self.n_out, parts, notes=notes)

@@ -1,0 +1,390 @@
+"""Converters: successive-approximation ADC, capacitive DAC, sample-and-hold."""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from physnn.bank import Bank
+from physnn.circuit import AbstractMemorylessCircuit
+from physnn.energy.events import Event
+from physnn.export import cells
+from physnn.export.compose import array
+from physnn.export.netlist import Device, Netlist, Parameter
+from physnn.keys import stream
+from physnn.noise import thermal_noise
+from physnn.process import Process
+from physnn.straight_through import quantize
+
+# Load of a comparator's regenerative node: sets its noise and its charge. 0.64 mV.
+COMPARATOR_F = 20e-15
+# Drawn area of a comparator's input pair: sets its offset.
+COMPARATOR_PAIR_M2 = 4e-12
+# Slope of a comparator in a netlist: 10 µV of full scale decides.
+DECIDE = 1e5
+
+
+class SarConverter(AbstractMemorylessCircuit):
+    """A successive-approximation ADC per channel: the code nearest to a held sample.
+
+        x ──╱──┬── r ──▷ comparator ── s_k ──┐       r_0 = x + offset + n_sample
+               ═ C_0, C_1 … C_(B−2), dummy   │       s_k = sign(r_k + n_k)
+               └──────── switch C_k ─────────┘       r_(k+1) = r_k − s_k·C_k/C_Σ
+
+        y = Σ_k s_k·2^−(k+1), k = 0 … B−1;     LSB = 2^(1−B)
+        Var n_sample = thermal_noise·kT/C_Σ,   Var n_k = thermal_noise·kT/C_comparator
+        E(y − x)² ≈ LSB²/12 + Var n_sample + Var n_k + (2/3)·σ_unit²/2^(B−1)
+
+    The conversion is bit-true: every decision is made, with its own noise, on what the
+    capacitors of this chip left of the sample, and the digital code is read with the
+    weights as designed. The first decision switches no capacitor (monotonic switching),
+    so 2^(B−1) units per half make B bits. Inside ±1 the gradient is the identity.
+
+    It bills what it consists of, so **no `adc_conversion` event**, which is a whole
+    converter at a surveyed price: charge of the array, of the comparator and of the
+    driver of x; flip-flops of the sequencer. At 28 nm the sum lies inside the range of
+    that survey (tested). Does not bill: a reference buffer.
+
+    Assumes: the two halves are one array of twice the area; complete settling. The law
+    of E(y − x)² holds below 0.3 LSB of comparator noise. Does not model: noise and
+    settling of the reference, kickback, metastability, injection of the switches.
+
+    References: Liu et al. 2010, "A 10-bit 50-MS/s SAR ADC with a monotonic capacitor
+    switching procedure", DOI 10.1109/JSSC.2010.2042254; van Elzakker et al. 2010, DOI
+    10.1109/JSSC.2010.2043893; noise of the comparator: Nuzzo et al. 2008, DOI
+    10.1109/TCSI.2008.917991.
+    """
+
+    capacitor: Bank
+    offset: Bank
+    n_in: int = eqx.field(static=True)
+    n_out: int = eqx.field(static=True)
+    bits: int = eqx.field(static=True)
+    unit_F: float = eqx.field(static=True)
+    comparator_F: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        bits: int = 8,
+        process: Process,
+        unit_F: float | None = None,
+        comparator_F: float = COMPARATOR_F,
+    ):
+        """`unit_F`: the unit capacitor [F]; None is the smallest of the process.
+
+        Raises `ValueError` for bits outside 2..14, no channel, or a capacitor that is
+        not positive or smaller than the process can draw.
+        """
+        _check(n, bits, comparator_F=comparator_F)
+        self.n_in = self.n_out = n
+        self.bits, self.comparator_F = bits, comparator_F
+        self.unit_F = _unit_F(unit_F, process)
+        units = [2.0**k for k in range(bits - 2, -1, -1)] + [1.0]
+        self.capacitor = _fixed_bank(units, n, self.unit_F, process)
+        self.offset = Bank(
+            jnp.zeros(n),
+            kind="threshold",
+            unit="full scale",
+            area_m2=COMPARATOR_PAIR_M2,
+        )
+
+    @property
+    def lsb(self) -> float:
+        """One step of the code, as a fraction of full scale."""
+        return 2.0 ** (1 - self.bits)
+
+    def weights(self) -> Float[Array, "bits_less_1 n"]:
+        """C_k / C_Σ of this chip, the largest first."""
+        units = self.capacitor.realized().reshape(self.bits, self.n_out)
+        return units[:-1] / jnp.sum(units, axis=0)
+
+    def apply(self, x, *, process, key):
+        weights, n_units = self.weights(), 2 ** (self.bits - 1)
+        sampled = process.thermal_variance(self.unit_F * n_units)
+        decided = process.thermal_variance(self.comparator_F)
+        r = thermal_noise(x, sampled, process=process, key=stream(key, "sample"))
+        r = jax.lax.stop_gradient(r + self.offset.realized())
+        code = jnp.zeros_like(r)
+        for k in range(self.bits):
+            seen = thermal_noise(
+                r, decided, process=process, key=stream(key, f"decision{k}")
+            )
+            sign = jnp.where(seen >= 0, 1.0, -1.0).astype(r.dtype)
+            code = code + sign * 2.0 ** -(k + 1)
+            if k < self.bits - 1:
+                r = r - sign * jax.lax.stop_gradient(weights[k])
+        return _straight_through(x, code)
+
+    def transitions(self) -> Float[np.ndarray, "codes_less_1 n"]:
+        """The inputs at which the code of this chip changes, lowest first [full scale].
+
+        Where code c begins, the decisions above its lowest one-bit have cancelled what
+        the capacitors hold: the edge is their sum. Exact while no code is missing.
+        """
+        weights = np.asarray(self.weights())
+        codes = np.arange(1, 2**self.bits)
+        bits = (codes[:, None] >> np.arange(self.bits - 1, -1, -1)) & 1
+        lowest = self.bits - 1 - np.argmax(bits[:, ::-1], axis=1)
+        before = np.arange(self.bits - 1) < lowest[:, None]
+        signs = np.where(before, 2 * bits[:, :-1] - 1, 0)
+        return signs @ weights.astype(float) - np.asarray(self.offset.realized())
+
+    def linearity(self) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+        """(INL, DNL) of every edge and of every step of this chip [LSB].
+
+        Edges are held against a line through the outer two, steps against their mean
+        (IEEE Std 1241, DOI 10.1109/IEEESTD.2011.5692956).
+        """
+        edges = self.transitions()
+        step = (edges[-1] - edges[0]) / (len(edges) - 1)
+        line = edges[0] + step * np.arange(len(edges))[:, None]
+        return (edges - line) / step, np.diff(edges, axis=0) / step - 1
+
+    def error_variance(self, process: Process) -> dict[str, float]:
+        """E(y − x)² over inputs that fill the range, by cause [full scale²]."""
+        n_units = 2 ** (self.bits - 1)
+        spread = process.spread(self.capacitor.kind, self.capacitor.area_m2)
+        shares = 2.0 ** -np.arange(1, self.bits)
+        return {
+            "quantization": self.lsb**2 / 12,
+            "sampling": process.thermal_variance(self.unit_F * n_units),
+            "comparator": process.thermal_variance(self.comparator_F),
+            # Var(C_k/C_Σ) = σ_unit²/C_Σ·(w − w²), w the share of C_k.
+            "mismatch": spread**2 / n_units * float(np.sum(shares - shares**2)),
+        }
+
+    def effective_bits(self, process: Process) -> float:
+        """ENOB expected of chips: B − log2 of the rms error over LSB/√12."""
+        return math.log2(2 / math.sqrt(12 * sum(self.error_variance(process).values())))
+
+    def events(self, process, *, period_s):
+        del period_s
+        n, total_F = self.n_out, self.unit_F * 2 ** (self.bits - 1)
+        sampling = total_F * process.swing_V + process.settling_charge_C(total_F)
+        decisions = 2 * self.bits * self.comparator_F * process.supply_V
+        return (
+            Event("supply_charge_C", 2 * n * sampling, "samples"),
+            # Of the two halves one is switched, the whole array in B − 1 decisions.
+            Event("supply_charge_C", n * total_F * process.supply_V, "array"),
+            Event("supply_charge_C", n * decisions, "comparators"),
+            # A shift register of B, clocked B times, and the B bits it fills.
+            Event("flop_cycle", n * self.bits * (self.bits + 1), "sequencers"),
+        )
+
+    def diagnose(self, xs, *, process, key):
+        error = self.apply(xs, process=process, key=key) - jnp.clip(xs, -1.0, 1.0)
+        power = jnp.mean(jnp.square(error - jnp.mean(error, (*range(xs.ndim - 1),))))
+        return {
+            "clipped_share": jnp.mean(jnp.abs(xs) > 1),
+            "effective_bits": jnp.log2(2 / jnp.sqrt(12 * power)),
+        }
+
+    def netlist(self, process, *, name) -> Netlist:
+        weights = np.asarray(self.weights())
+        offsets = cells.realized(self.offset).tolist()
+        number, unit = cells.number, []
+        first = f"{cells.difference('x', process)} + offset"
+        unit.append(Device("r0", "voltage", ("r0", "ref"), law=first))
+        sign = lambda k: cells.clip(f"{number(DECIDE)} * v(r{k}, ref)")
+        for k in range(self.bits - 1):
+            law = f"v(r{k}, ref) - w{k} * {sign(k)}"
+            unit.append(Device(f"r{k + 1}", "voltage", (f"r{k + 1}", "ref"), law=law))
+        terms = [f"{number(2.0 ** -(k + 1))} * {sign(k)}" for k in range(self.bits)]
+        unit += cells.differential_voltage("y", " + ".join(terms), process)
+        xs = np.repeat(cells.trial_vectors((12, 1)), self.n_in, axis=1)
+        ys = cells.predicted(self, xs, process)
+        bench = cells.static_bench(
+            f"{name}_unit_codes", {"x": xs[:, 0]}, {"y": ys[:, 0]}, process=process
+        )
+        parameters = {
+            f"w{k}": Parameter(float(w), "C/C_total", "realized binary weight")
+            for k, w in enumerate(weights[:, 0])
+        }
+        cell = Netlist(
+            f"{name}_unit",
+            (*cells.halves("x", "y"), "ref"),
+            tuple(unit),
+            parameters=parameters
+            | {"offset": Parameter(offsets[0], "full scale", "of the comparator")},
+            benches=(bench,),
+            notes="The loop of successive approximation, unrolled: v(r_k, ref) is what"
+            " is left of the sample before decision k, 1 V for full scale. A comparator"
+            f" is a slope of {number(DECIDE)}.",
+        )
+        values = [
+            {f"w{k}": float(w) for k, w in enumerate(column)} | {"offset": offset}
+            for column, offset in zip(weights.T, offsets, strict=True)
+        ]
+        return array(name, [(cell, value) for value in values])
+
+
+class Dac(AbstractMemorylessCircuit):
+    """A capacitive DAC per channel: a word switches binary weights, charge adds them.
+
+        word ─ sign ─┐     ┌──┤├── C_0 = 2^(B−2) units
+                ±full scale┼──┤├── C_1                ──▷── y = sign·Σ_k b_k·C_k/C_Σ + n
+                           └──┤├── …                     Var n = thermal_noise·kT/C_Σ
+
+    The word is the nearest to x of the 2^B − 1 symmetric codes of `quantize`, which is
+    what this converter is without noise and mismatch. Inside ±1 the gradient is the
+    identity.
+
+    It bills what it consists of, so **no `dac_conversion` event**: charge of the array
+    and of the buffer that drives `load_F`, flip-flops that hold the word. Reading the
+    word from its ROM is on the bill of whoever reads it.
+
+    Assumes: the halves are one array of twice the area, exchanged for the sign. Does
+    not model: offset and noise of the buffer beyond the process's `thermal_noise`,
+    glitches.
+
+    Reference: McCreary & Gray 1975, "All-MOS charge redistribution analog-to-digital
+    conversion techniques", DOI 10.1109/JSSC.1975.1050629.
+    """
+
+    capacitor: Bank
+    n_in: int = eqx.field(static=True)
+    n_out: int = eqx.field(static=True)
+    bits: int = eqx.field(static=True)
+    unit_F: float = eqx.field(static=True)
+    load_F: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        bits: int = 8,
+        process: Process,
+        unit_F: float | None = None,
+        load_F: float = 10e-15,
+    ):
+        """`unit_F`: the unit capacitor [F]; None is the smallest of the process.
+
+        Raises `ValueError` as `SarConverter` does.
+        """
+        _check(n, bits, load_F=load_F)
+        self.n_in = self.n_out = n
+        self.bits, self.load_F = bits, load_F
+        self.unit_F = _unit_F(unit_F, process)
+        units = [2.0**k for k in range(bits - 2, -1, -1)]
+        self.capacitor = _fixed_bank(units, n, self.unit_F, process)
+
+    @property
+    def total_F(self) -> float:
+        """C_Σ as designed, of one half [F]."""
+        return self.unit_F * (2 ** (self.bits - 1) - 1)
+
+    def weights(self) -> Float[Array, "bits_less_1 n"]:
+        """C_k / C_Σ of this chip, the largest first."""
+        units = self.capacitor.realized().reshape(self.bits - 1, self.n_out)
+        return units / jnp.sum(units, axis=0)
+
+    def apply(self, x, *, process, key):
+        codes = 2 ** (self.bits - 1) - 1
+        word = codes * quantize(
+            jax.lax.stop_gradient(x), full_scale=1.0, bits=self.bits
+        )
+        left, y = jnp.round(jnp.abs(word)), jnp.zeros_like(word)
+        for k, weight in enumerate(self.weights()):
+            units = 2.0 ** (self.bits - 2 - k)
+            bit = (left >= units).astype(y.dtype)
+            left, y = left - units * bit, y + bit * weight
+        y = _straight_through(x, jnp.sign(word) * y)
+        variance = process.thermal_variance(self.total_F)
+        return thermal_noise(y, variance, process=process, key=key)
+
+    def events(self, process, *, period_s):
+        del period_s
+        array_C = self.total_F * process.swing_V
+        buffer_C = process.settling_charge_C(self.total_F + self.load_F)
+        return (
+            Event("supply_charge_C", 2 * self.n_out * array_C, "arrays"),
+            Event("supply_charge_C", 2 * self.n_out * buffer_C, "buffers"),
+            Event("flop_cycle", self.n_out * self.bits, "words"),
+        )
+
+    def netlist(self, process, *, name) -> Netlist:
+        weights, number = np.asarray(self.weights()), cells.number
+        codes, devices = 2 ** (self.bits - 1) - 1, []
+        x = cells.difference("x", process)
+        # The word, from x: one half added, then every bit that fits is taken away.
+        law = f"min({number(codes)}, {number(codes)} * abs({x})) + 0.5"
+        devices.append(Device("m0", "voltage", ("m0", "ref"), law=law))
+        terms = []
+        for k in range(self.bits - 1):
+            units = number(2.0 ** (self.bits - 2 - k))
+            bit = f"max(0, min(1, {number(DECIDE)} * (v(m{k}, ref) - {units})))"
+            terms.append(f"w{k} * {bit}")
+            law = f"v(m{k}, ref) - {units} * {bit}"
+            devices.append(
+                Device(f"m{k + 1}", "voltage", (f"m{k + 1}", "ref"), law=law)
+            )
+        sign = cells.clip(f"{number(DECIDE)} * {x}")
+        devices += cells.differential_voltage(
+            "y", f"{sign} * ({' + '.join(terms)})", process
+        )
+        xs = np.repeat(cells.trial_vectors((12, 1)), self.n_in, axis=1)
+        ys = cells.predicted(self, xs, process)
+        bench = cells.static_bench(
+            f"{name}_unit_codes", {"x": xs[:, 0]}, {"y": ys[:, 0]}, process=process
+        )
+        meaning = "realized binary weight"
+        cell = Netlist(
+            f"{name}_unit",
+            (*cells.halves("x", "y"), "ref"),
+            tuple(devices),
+            parameters={
+                f"w{k}": Parameter(float(w), "C/C_total", meaning)
+                for k, w in enumerate(weights[:, 0])
+            },
+            benches=(bench,),
+            notes="v(m_k, ref) is what is left of the word before bit k, 1 V per unit."
+            " x is the word, as a fraction of full scale.",
+        )
+        values = [{f"w{k}": float(w) for k, w in enumerate(c)} for c in weights.T]
+        return array(name, [(cell, value) for value in values])
+
+
+def _check(n: int, bits: int, **capacitors: float) -> None:
+    if n < 1:
+        raise ValueError(f"Argument `n` must be positive, but is {n}.")
+    if not 2 <= bits <= 14:
+        raise ValueError(f"Argument `bits` must be from 2 to 14, but is {bits}.")
+    for name, value in capacitors.items():
+        if not value > 0:
+            raise ValueError(f"Argument `{name}` must be positive, but is {value}.")
+
+
+def _unit_F(unit_F: float | None, process: Process) -> float:
+    least = process.capacitor_min_F
+    if unit_F is not None and not least <= unit_F < math.inf:
+        raise ValueError(
+            f"Argument `unit_F` must be at least the {least} F that process"
+            f" `{process.name}` can draw, but is {unit_F}."
+        )
+    return unit_F or least
+
+
+def _fixed_bank(units: list[float], n: int, unit_F: float, process: Process) -> Bank:
+    """Capacitors of the same `units` in every channel, as one vector.
+
+    A vector, because an optimizer decays matrices: these values are not trained.
+    """
+    return Bank(
+        jnp.repeat(jnp.asarray(units), n),
+        kind="capacitor",
+        unit="C/C_unit",
+        n_units=round(max(units)),
+        # The units of both halves err together.
+        area_m2=2 * unit_F / process.capacitor_density_F_per_m2,
+    )
+
+
+def _straight_through(x, y):
+    """y with the gradient of x inside ±1, and none outside."""
+    inside = jnp.where(jnp.abs(x) <= 1, x, jax.lax.stop_gradient(jnp.sign(x)))
+    return inside + jax.lax.stop_gradient(y - inside)

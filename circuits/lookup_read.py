@@ -1,0 +1,148 @@
+"""Reading a truth table: hard forward, soft backward; and the bits that noise flips."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from physnn.process import Process
+from physnn.units import thermal_energy_J
+
+
+@functools.cache
+def hadamard(k: int) -> np.ndarray:
+    """H with H[a, s] = (−1)^|a & s|, of 2^k addresses; H·H = 2^k."""
+    h = np.ones((1, 1))
+    for _ in range(k):
+        h = np.block([[h, h], [h, -h]])
+    return h.astype(np.float32)
+
+
+@functools.cache
+def slopes(k: int, blur: float) -> np.ndarray:
+    """S[a, j, b]: the slope over pin j at address a is Σ_b S[a, j, b]·P(b).
+
+    The multilinear extension differentiated over pin j, averaged over flips of each
+    other pin with probability `blur`. At 1/4 these are the finite differences of
+    Bacellar et al. 2024, who weight a distance h with 0.75^(k−1−h)·0.25^h.
+    """
+    address = np.arange(2**k)
+    distance = address[:, None] ^ address
+    rows = []
+    for j in range(k):
+        flips = np.bitwise_count(distance & ~(1 << j)).astype(float)
+        sign = 2.0 * ((address >> j) & 1) - 1
+        rows.append(sign * (1 - blur) ** (k - 1 - flips) * blur**flips)
+    return np.stack(rows, axis=1).astype(np.float32)
+
+
+def multilinear(p, pins, k: int):
+    """Σ_a p[a]·Π_j P(pin j agrees with a): a table read with uncertain pins.
+
+    `p` is `(n, 2^k)`, `pins` `(*batch, k, n)` as fractions of full scale, so that a pin
+    is high with probability (1 + x)/2.
+    """
+    value = p
+    for j in reversed(range(k)):
+        high = (1 + pins[..., j, :, None]) / 2
+        low_half, high_half = jnp.split(value, 2, axis=-1)
+        value = low_half + high * (high_half - low_half)
+    return value[..., 0]
+
+
+def look_up(
+    pins: Float[Array, "*batch k n"],
+    logits: Float[Array, "n entries"],
+    blur: float,
+    shift: Float[Array, "*batch n"] | None = None,
+) -> Float[Array, "*batch n"]:
+    """The bit, ±1, that each table holds where its pins point.
+
+    `shift` is added to what is read before it is rounded. Backwards the table is the
+    multilinear extension of sigmoid(logits) (at `blur` 0), taken at the corner where
+    the pins are: straight-through for the rounding alone.
+    """
+    # One batch axis: XLA's CPU gathers are 20 times slower with two.
+    flat = pins.reshape(-1, *pins.shape[-2:])
+    if shift is None:
+        shift = jnp.zeros((1, 1), logits.dtype)
+    bits: Any = _bits(flat, logits, shift.reshape(-1, shift.shape[-1]), blur)
+    return jnp.reshape(bits, (*pins.shape[:-2], len(logits)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _bits(pins, logits, shift, blur) -> Array:
+    return _look_up(pins, logits, shift, blur)[0]
+
+
+def _look_up(pins, logits, shift, blur):
+    del blur
+    n, entries = logits.shape
+    # A sum and not a chain of additions: XLA would compute that again for every reader.
+    weights = 2 ** jnp.arange(pins.shape[-2], dtype=jnp.int32)[:, None]
+    address = jnp.sum(jnp.where(pins > 0, weights, 0), axis=-2, dtype=jnp.int32)
+    address = address + entries * jnp.arange(n, dtype=jnp.int32)
+    # An address is in range by construction; the check would cost as much again.
+    found = logits.reshape(-1).at[address].get(mode="promise_in_bounds")
+    found = found + shift
+    bit = jnp.where(found > 0, 1.0, -1.0).astype(logits.dtype)
+    return bit, (address, found, logits, jnp.zeros_like(shift))
+
+
+def _look_up_gradient(blur, residuals, cotangent):
+    address, found, logits, no_shift = residuals
+    n, entries = logits.shape
+    k = entries.bit_length() - 1
+    p = jax.nn.sigmoid(found)
+    to_found = cotangent * (2 * p * (1 - p))
+    to_logits = jnp.zeros(n * entries, logits.dtype)
+    to_logits = to_logits.at[address].add(to_found, mode="promise_in_bounds")
+    # The slopes of all addresses are few; each sample then reads its own.
+    kernel = jnp.asarray(slopes(k, blur), logits.dtype)
+    table = jnp.einsum("ajb,nb->jna", kernel, jax.nn.sigmoid(logits)).reshape(k, -1)
+    read = [
+        # Apart from the others: fused into their stack, each is read three times over.
+        jax.lax.optimization_barrier(
+            cotangent * row.at[address].get(mode="promise_in_bounds")
+        )
+        for row in table
+    ]
+    return jnp.stack(read, axis=-2), to_logits.reshape(n, entries), no_shift
+
+
+_bits.defvjp(_look_up, _look_up_gradient)
+
+
+def bit_flip_probability(process: Process, node_F: float):
+    """Probability that noise carries a node over its margin: ½·erfc(margin / √2·σ).
+
+    σ² = thermal_noise·kT/`node_F`, margin = half the supply. Exactly zero without
+    noise. Reference: Kish 2002, "End of Moore's law: thermal (noise) death of
+    integration in micro and nano electronics", DOI 10.1016/S0375-9601(02)01365-8.
+    """
+    if isinstance(process.thermal_noise, int | float) and process.thermal_noise == 0:
+        return 0.0
+    # kT/C first: 4e-21 J alone would be lost in float32.
+    variance = process.thermal_noise * (
+        thermal_energy_J(process.temperature_K) / node_F
+    )
+    z = process.supply_V / 2 / (2 * variance) ** 0.5
+    if isinstance(z, float):
+        return 0.5 * math.erfc(z)
+    return 0.5 * jax.scipy.special.erfc(z)
+
+
+def flip_bits(
+    bits: Float[Array, "*batch n"], probability, key: Key[Array, ""]
+) -> Float[Array, "*batch n"]:
+    """±1 `bits`, each inverted with `probability` (in steps of 2^−32)."""
+    if isinstance(probability, float) and probability == 0:
+        return bits  # nothing to draw, the usual case at a healthy supply
+    limit = (jnp.asarray(probability) * 2.0**32).astype(jnp.uint32)
+    flipped = jr.bits(key, bits.shape, jnp.uint32) < limit
+    return jnp.where(flipped, -bits, bits)
