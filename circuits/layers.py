@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from circuits.blocks.base import Site, positive
+from circuits.blocks.base import Site
 from circuits.mac import ChargeMac
-from circuits.parts import AutomaticGain
+from circuits.parts import AutomaticGain, positive
 from physnn.network import Chain
 
 

@@ -17,7 +17,6 @@ from circuits.oscillator_parts import (
     Coupling,
     coupler_bank,
     jitter_variance,
-    positive,
     puller,
     ring_bank,
     ring_events,
@@ -25,7 +24,7 @@ from circuits.oscillator_parts import (
     sources,
     wrapped,
 )
-from circuits.parts import NODE_F
+from circuits.parts import NODE_F, positive
 from physnn.bank import Bank
 from physnn.dynamics import AbstractDynamicCircuit
 from physnn.energy.events import Event

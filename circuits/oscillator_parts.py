@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from circuits.parts import positive
 from physnn.bank import Bank
 from physnn.energy.events import Event
 from physnn.process import Process
@@ -29,13 +30,6 @@ COUPLER_M2 = 1e-12
 DENSE_MAX = 4096
 
 Coupling = Literal["dense", "local", "sparse", "none"]
-
-
-def positive(**amounts: int | float) -> None:
-    """Raises `ValueError` for the first amount that is not above zero."""
-    for name, value in amounts.items():
-        if not value > 0:
-            raise ValueError(f"Argument `{name}` must be positive, but is {value}.")
 
 
 def ring_bank(n: int, *, cycles: float, ring_F: float) -> Bank:

@@ -48,8 +48,7 @@ class AutomaticGain(AbstractMemorylessCircuit):
     floor: float = eqx.field(static=True)
 
     def __init__(self, n: int, *, level: float = 0.25, floor: float = 0.01):
-        for name, value in (("n", n), ("level", level), ("floor", floor)):
-            _positive(name, value)
+        positive(n=n, level=level, floor=floor)
         self.n_in = self.n_out = n
         self.level, self.floor = level, floor
         self.gain = Bank(
@@ -139,7 +138,7 @@ class GilbertGate(AbstractMemorylessCircuit):
     n_out: int = eqx.field(static=True)
 
     def __init__(self, n: int):
-        _positive("n", n)
+        positive(n=n)
         self.n_in, self.n_out = 2 * n, n
         self.offset = Bank(
             jnp.zeros(n), kind="threshold", unit="full scale", area_m2=PAIR_M2
@@ -201,8 +200,7 @@ class DelayLine(AbstractCircuit[Float[Array, "past *batch n"]]):
     n_out: int = eqx.field(static=True)
 
     def __init__(self, n: int, *, n_taps: int, process: Process):
-        _positive("n", n)
-        _positive("n_taps", n_taps)
+        positive(n=n, n_taps=n_taps)
         self.n_in = self.n_out = n
         first = jnp.zeros((n_taps, n)).at[0].set(1.0)
         self.tap = Bank(
@@ -276,9 +274,11 @@ class DelayLine(AbstractCircuit[Float[Array, "past *batch n"]]):
         return array(name, channels)
 
 
-def _positive(name: str, value: int | float) -> None:
-    if not value > 0:
-        raise ValueError(f"Argument `{name}` must be positive, but is {value}.")
+def positive(**amounts: int | float) -> None:
+    """Raises `ValueError` for the first amount that is not above zero."""
+    for name, value in amounts.items():
+        if not value > 0:
+            raise ValueError(f"Argument `{name}` must be positive, but is {value}.")
 
 
 def log_spaced_sigmoid_bias(n: int, *, fastest: float, slowest: float):

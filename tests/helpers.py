@@ -15,11 +15,14 @@ import pytest
 
 from circuits.blocks.base import Site
 from circuits.blocks.channel import ChannelBlock
+from circuits.blocks.equilibrium import EquilibriumBlock
 from circuits.blocks.gated_unit import GatedUnit, GatedUnitBlock
 from circuits.blocks.lookup import LookupBlock
 from circuits.blocks.oscillator import OscillatorMixer
+from circuits.blocks.resonator import ResonatorBlock
 from circuits.blocks.state_space import GatedRCBlock, RCMixer
 from circuits.channel import ChannelLayer
+from circuits.equilibrium import SettlingNetwork
 from circuits.lookup import lookup_layer, softened
 from circuits.lookup_encoders import binary_encoder, thermometer
 from circuits.lookup_network import LookupNetworkLayer
@@ -29,12 +32,14 @@ from circuits.mac import ChargeMac
 from circuits.memory import HashedMemory
 from circuits.oscillator import PhaseOscillators
 from circuits.parts import NODE_F, AutomaticGain, DelayLine, GilbertGate
+from circuits.resonator import Resonator
 from circuits.restarted import Restarted
 from circuits.state_space import GatedRC
 from circuits.stuart_landau import StuartLandau
 from physnn.bank import Bank
 from physnn.circuit import AbstractMemorylessCircuit, run
 from physnn.energy.events import Event
+from physnn.equilibrium import FixedPointConfig
 from physnn.fabricate import fabricate
 from physnn.keys import stream
 from physnn.network import Chain, Parallel, Residual
@@ -159,6 +164,12 @@ def _oscillators(key):
     )
 
 
+def _settling(key):
+    # To the last digit also in float64, for difference quotients.
+    solver = FixedPointConfig(tolerance=1e-12, max_steps=100)
+    return SettlingNetwork(4, period_s=PERIOD_S, key=key, solver=solver)
+
+
 def _site(key):
     return Site(width=4, process=PROCESS, key=key, output_gain=0.5)
 
@@ -232,6 +243,12 @@ CATALOGUE: dict[str, Callable] = {
     "GatedRC": _rc,
     "RCMixer": _mixer,
     "GatedUnit": _unit,
+    "Resonator": lambda key: Resonator(
+        3, period_s=PERIOD_S, process=PROCESS, longest=9.0
+    ),
+    "ResonatorMixer": lambda key: ResonatorBlock(n=3, n_taps=2, longest=9.0).build(
+        _site(key)
+    ),
     "PhaseOscillators": _phases,
     "StuartLandau": _landau,
     "OscillatorMixer": _oscillators,
@@ -245,6 +262,10 @@ CATALOGUE: dict[str, Callable] = {
     "GroupSum": lambda key: Chain([_bits(12), GroupSum(12, 3, 0.5)]),
     "LookupNetwork": _table_network,
     "LookupMixer": _table_block,
+    "SettlingNetwork": _settling,
+    "EquilibriumMixer": lambda key: EquilibriumBlock(
+        n=3, n_taps=3, degree=2, mode="transient", n_settle=2.0
+    ).build(_site(key)),
     "Chain": _chain,
     "Parallel": _parallel,
     "Residual": lambda key: Residual(_delay(key), hold_F=NODE_F),

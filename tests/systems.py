@@ -155,3 +155,9 @@ def pairwise_pulls(theta, K, harmonics):
 def lyapunov_covariance(A, Q):
     """Stationary covariance of dv = A v dt + noise of intensity Q: AΣ + ΣAᵀ = −Q."""
     return solve_continuous_lyapunov(A, -Q)
+
+
+def ring_down(t, *, damping, turn, start):
+    """p and q of z = p + jq, dz/dt = (jω − a)·z: an RLC ring-down."""
+    z = (start[0] + 1j * start[1]) * np.exp((1j * turn - damping) * t)
+    return z.real, z.imag

@@ -65,10 +65,3 @@ def netlists_of(block, process: Process, name: str, wires):
         (part, getattr(block, part).netlist(process, name=f"{name}_{part}"), *nets)
         for part, nets in wires.items()
     ]
-
-
-def positive(**amounts: float | int) -> None:
-    """Raises `ValueError` for the first amount that is not above zero."""
-    for name, value in amounts.items():
-        if not value > 0:
-            raise ValueError(f"Argument `{name}` must be positive, but is {value}.")

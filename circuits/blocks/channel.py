@@ -5,10 +5,10 @@ from typing import ClassVar, Literal
 
 import equinox as eqx
 
-from circuits.blocks.base import Site, events_of, netlists_of, positive
+from circuits.blocks.base import Site, events_of, netlists_of
 from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.channel import ChannelLayer
-from circuits.parts import AutomaticGain, DelayLine
+from circuits.parts import AutomaticGain, DelayLine, positive
 from physnn.circuit import AbstractCircuit
 from physnn.export.compose import compose, signals
 from physnn.export.netlist import Netlist

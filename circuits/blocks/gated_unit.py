@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 import equinox as eqx
 from jaxtyping import Array, Key
 
-from circuits.blocks.base import Site, events_of, netlists_of, positive
+from circuits.blocks.base import Site, events_of, netlists_of
 from circuits.mac import ChargeMac
-from circuits.parts import AutomaticGain, DelayLine, GilbertGate
+from circuits.parts import AutomaticGain, DelayLine, GilbertGate, positive
 from physnn.circuit import AbstractCircuit, AbstractMemorylessCircuit
 from physnn.export.compose import compose, signals
 from physnn.export.netlist import Netlist

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from circuits.blocks.base import Site, events_of, netlists_of, positive
+from circuits.blocks.base import Site, events_of, netlists_of
 from circuits.lookup import LookupLayer, lookup_layer
 from circuits.lookup_encoders import Thermometer, thermometer
 from circuits.lookup_state import LookupState, lookup_state
 from circuits.mac import ChargeMac
-from circuits.parts import AutomaticGain, DelayLine
+from circuits.parts import AutomaticGain, DelayLine, positive
 from physnn.circuit import AbstractCircuit
 from physnn.export.compose import compose, signals
 from physnn.export.netlist import Netlist

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from circuits.blocks.base import Site, positive
+from circuits.blocks.base import Site
 from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.memory import HashedMemory
+from circuits.parts import positive
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from circuits.blocks.base import Site, events_of, netlists_of, positive
+from circuits.blocks.base import Site, events_of, netlists_of
 from circuits.mac import ChargeMac
 from circuits.mixing import PassiveMixing
-from circuits.parts import AutomaticGain, GilbertGate
+from circuits.parts import AutomaticGain, GilbertGate, positive
 from physnn.circuit import AbstractCircuit, AbstractMemorylessCircuit
 from physnn.export.compose import compose, signals
 from physnn.export.netlist import Netlist

@@ -8,12 +8,12 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from circuits.blocks.base import Site, events_of, netlists_of, positive
+from circuits.blocks.base import Site, events_of, netlists_of
 from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.mac import ChargeMac
 from circuits.oscillator import PhaseOscillators
 from circuits.oscillator_parts import SINE, TRIANGLE, Coupling
-from circuits.parts import AutomaticGain, DelayLine, GilbertGate
+from circuits.parts import AutomaticGain, DelayLine, GilbertGate, positive
 from circuits.restarted import Restarted
 from physnn.circuit import AbstractCircuit
 from physnn.export.compose import compose, signals

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from circuits.blocks.base import Site, events_of, netlists_of, positive
+from circuits.blocks.base import Site, events_of, netlists_of
 from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.event_gate import EventGate
 from circuits.mac import ChargeMac
-from circuits.parts import AutomaticGain, GilbertGate
+from circuits.parts import AutomaticGain, GilbertGate, positive
 from physnn.bank import Bank
 from physnn.circuit import AbstractCircuit, AbstractMemorylessCircuit
 from physnn.energy.events import Event

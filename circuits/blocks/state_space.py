@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from circuits.blocks.base import Site, events_of, netlists_of, positive
+from circuits.blocks.base import Site, events_of, netlists_of
 from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.mac import ChargeMac
 from circuits.parts import (
@@ -15,6 +15,7 @@ from circuits.parts import (
     DelayLine,
     GilbertGate,
     log_spaced_sigmoid_bias,
+    positive,
 )
 from circuits.state_space import GatedRC
 from physnn.circuit import AbstractCircuit

@@ -173,7 +173,8 @@ def write_bench(cell: Netlist, bench: Bench, *, folder: str = "../cells") -> str
     laws: dict[str, str] = {}
     for expected in bench.expected:
         laws.setdefault(expected.law, f"law{len(laws)}")
-    stop = bench.n_slots * bench.slot_s
+    # A measurement at the very end can miss the last point by a rounding.
+    stop = (bench.n_slots + bench.max_step) * bench.slot_s
     step = number(bench.max_step * bench.slot_s)
     lines += [".control", "set numdgt=12", f"tran {step} {number(stop)} 0 {step} uic"]
     lines += [f"let {name} = {_law(law)}" for law, name in laws.items()]

@@ -1,0 +1,396 @@
+"""Equilibrium: a passive RC network with saturating feedback that settles."""
+
+import math
+from typing import Literal, NamedTuple
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Float, Key
+
+from circuits import equilibrium_cells
+from physnn.bank import Bank
+from physnn.dynamics import AbstractDynamicCircuit
+from physnn.equilibrium import FixedPointConfig, fixed_point, residual, solve
+from physnn.export.netlist import Netlist
+from physnn.keys import stream
+from physnn.noise import thermal_noise, white
+from physnn.process import Process
+
+# Drawn area of one unit of a conductance, and of the pair of a buffer.
+UNIT_M2 = 0.1e-12
+PAIR_M2 = 1e-12
+# The weakest input conductance, in units.
+DRIVE_MIN = 0.5
+
+
+class Nodes(NamedTuple):
+    """A network in one process: T·dv/dt = rate·(d·x + s(v) @ g − load·v), in units."""
+
+    g: Float[Array, "n n"]  # coupling from node (row) to node (column), signed
+    d: Float[Array, " n"]  # input conductance
+    load: Float[Array, " n"]  # all conductance at a node
+    rate: Float[Array, " n"]  # unit conductances of C/T
+    offset: Float[Array, " n"]  # of a buffer [full scale]
+    reach: Float[Array, ""]  # output at which a buffer saturates [full scale]
+
+
+class SettlingNetwork(AbstractDynamicCircuit):
+    """A network of nodes that pull each other to an equilibrium, or part of the way.
+
+                  d_i            |g_ji|
+        x_i ──/\\/\\/──┬──/\\/\\/── ±s_j ◁── v_j      s(v) = r·tanh((v + o) / r)
+                       │   m·|g_ji|               r = 2nU_T: unity-gain buffers
+                     C ═   to ref, leak           that saturate
+                       ⏚
+
+        C dv_i/dt = G_i·[d_i·x_i + Σ_j g_ji·s(v_j) − L_i·v_i] + noise
+        L_i = d_i + (1 + m)·Σ_j |g_ji| + g_leak/G_i
+
+    Conductances are in units G_i; a negative one crosses the two halves. The output is
+    v. In mode `equilibrium` it is the fixed point v_i = (d_i·x_i + Σ_j g_ji·s_j) / L_i,
+    which is not a matter of time or of what was before. In mode `transient` a token
+    lasts `n_settle` units of time C/G, starting from where the last one ended: the
+    nodes remember, and think as long as they are given (G_i falls from node to node
+    where `longest_memory` asks for it).
+
+    It is a contraction whatever was trained and whatever mismatch was drawn, because a
+    conductance loads its node by as much as it can drive it. The slope of s is at most
+    1, so in the largest-difference norm the fixed-point map has the constant
+    Σ|g| / L < 1/(1 + m); and for the difference δ of two solutions, at the node where
+    it is largest, C d|δ_i|/dt ≤ G_i·(Σ|g_ji| − L_i)·|δ_i| ≤ −G_i·d_i·|δ_i|, so it falls
+    at least as fast as e^(−n_settle·d) in a token. No coupling can change this.
+
+    The thermal noise of all conductance at a node has the variance kT/C there, and
+    reaches the others as far as it is slower than they are: to first order in the
+    coupling half of its power does, so half of it is one draw inside the solve, held
+    while it settles, and half is added to the sample. `transient` draws in every step.
+
+    Assumes: linear conductances; buffers much faster than C/G; in `equilibrium` that a
+    token is long enough, `diagnose` says what is left. Does not model: noise and output
+    resistance of the buffers beyond the process's `thermal_noise`.
+
+    References: Hopfield 1984, DOI 10.1073/pnas.81.10.3088; Bai, Kolter & Koltun 2019,
+    "Deep equilibrium models", arXiv 1909.01377; the norm, Davydov, Jafarpour & Bullo
+    2022, "Non-Euclidean contraction theory", DOI 10.1109/TAC.2022.3183966.
+    """
+
+    coupling: Bank | None
+    drive: Bank
+    offset: Bank
+    n_in: int = eqx.field(static=True)
+    n_out: int = eqx.field(static=True)
+    mode: Literal["equilibrium", "transient"] = eqx.field(static=True)
+    margin: float = eqx.field(static=True)
+    n_settle: float = eqx.field(static=True)
+    longest_memory: float = eqx.field(static=True)
+    strength: float = eqx.field(static=True)
+    n_steps: int = eqx.field(static=True)
+    state_F: float = eqx.field(static=True)
+    solver: FixedPointConfig = eqx.field(static=True)
+    period_s: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        period_s: float,
+        key: Key[Array, ""],
+        mode: Literal["equilibrium", "transient"] = "equilibrium",
+        degree: int = 4,
+        strength: float = 2.0,
+        margin: float = 0.1,
+        bits: int | None = 6,
+        n_settle: float = 12.0,
+        longest_memory: float = 0.0,
+        n_steps: int = 4,
+        state_F: float = 50e-15,
+        solver: FixedPointConfig = FixedPointConfig(),
+    ):
+        """`degree`: couplings of a node that are not zero at the start; 0: never any.
+
+        `strength`: Σ|g| of a node at the start [input conductances]; `margin`: m;
+        `n_settle`: units of time C/G of the fastest node in a token; `longest_memory`:
+        of the slowest node at the start [tokens], 0 is that of the fastest; `n_steps`:
+        of a token in mode `transient`; `state_F`: C [F].
+        """
+        for name, value in (
+            ("n", n),
+            ("period_s", period_s),
+            ("strength", strength),
+            ("margin", margin),
+            ("n_settle", n_settle),
+            ("n_steps", n_steps),
+            ("state_F", state_F),
+        ):
+            if not 0 < value < math.inf:
+                raise ValueError(
+                    f"Argument `{name}` must be positive and finite, but is {value}."
+                )
+        if mode not in ("equilibrium", "transient"):
+            raise ValueError(
+                f"Argument `mode` must be equilibrium or transient, but is {mode!r}."
+            )
+        if not 0 <= degree <= n:
+            raise ValueError(
+                f"Argument `degree` must be from 0 to the {n} nodes, but is {degree}."
+            )
+        self.n_in = self.n_out = n
+        self.mode, self.margin, self.n_settle = mode, margin, n_settle
+        self.longest_memory, self.n_steps = longest_memory, n_steps
+        self.strength = strength if degree else 0.0
+        self.state_F, self.solver, self.period_s = state_F, solver, period_s
+        fastest = 1 / (n_settle * self.start_load())
+        if longest_memory and not fastest <= longest_memory < math.inf:
+            raise ValueError(
+                "Argument `longest_memory` must be 0 or at least that of the fastest"
+                f" node, {fastest:.3g} tokens, but is {longest_memory}."
+            )
+        self.coupling = None
+        if degree:
+            g = (strength / degree) * _few_signs(n, degree, key)
+            self.coupling = Bank(
+                g,
+                kind="current",
+                unit="G/G_unit",
+                n_units=1 if bits is None else 2 ** (bits - 1) - 1,
+                area_m2=UNIT_M2,
+                bits=bits,
+                # Few are large: the largest is no outlier to be cut.
+                clip_sigma=max(math.sqrt(n), 1.0),
+                low=-4.0,
+                high=4.0,
+            )
+        self.drive = Bank(
+            jnp.ones(n),
+            kind="current",
+            unit="G/G_unit",
+            n_units=31,
+            area_m2=UNIT_M2,
+            low=DRIVE_MIN,
+            high=4.0,
+        )
+        self.offset = Bank(
+            jnp.zeros(n), kind="threshold", unit="full scale", area_m2=PAIR_M2
+        )
+
+    def rates(self) -> Float[Array, " n"]:
+        """T·G_i/C: units of time C/G_i of each node in a token, fastest first."""
+        slowest = self.n_settle
+        if self.longest_memory:
+            slowest = 1 / (self.longest_memory * self.start_load())
+        ends = math.log(self.n_settle), math.log(slowest)
+        return jnp.exp(jnp.linspace(*ends, self.n_out))
+
+    def nodes(self, process: Process) -> Nodes:
+        """The conductances of the network, or of the chip."""
+        n, rate = self.n_out, self.rates()
+        d = jnp.maximum(self.drive.realized(), DRIVE_MIN / 2)  # none is negative
+        g = jnp.zeros((n, n)) if self.coupling is None else self.coupling.realized()
+        leak = process.node_leakage_S * self.period_s / (self.state_F * rate)
+        reach = jnp.asarray(process.linear_range(), d.dtype)
+        load = self.load(g, d) + leak
+        return Nodes(g, d, load, rate, self.offset.realized(), reach)
+
+    def start_spread(self) -> Float[Array, " n"]:
+        """Of a token's nodes at the start, for inputs that change, over slow ones."""
+        if self.mode == "equilibrium":
+            return jnp.ones(self.n_out)
+        left = jnp.exp(-self.rates() * self.start_load())
+        return jnp.sqrt((1 - left) / (1 + left))
+
+    def start_load(self) -> float:
+        """Conductance at a node at the start, over that of its input."""
+        return 1 + (1 + self.margin) * self.strength
+
+    def load(self, g, d):
+        """All trained conductance at a node: of its input, and of its couplings."""
+        # Not `abs`: at 0 its slope in JAX is 1, this one's is 0.
+        return d + (1 + self.margin) * jnp.sum(g * jnp.sign(g), axis=0)
+
+    def contraction(self, process: Process) -> Float[Array, ""]:
+        """The constant of the fixed-point map: the largest Σ|g| / L of a node."""
+        nodes = self.nodes(process)
+        return jnp.max(jnp.sum(jnp.abs(nodes.g), axis=0) / nodes.load)
+
+    def variance(self, process: Process):
+        """Variance of a node's thermal noise [full scale²]."""
+        return process.thermal_variance(self.state_F)
+
+    def init_state(self, batch_shape=()):
+        return jnp.zeros((*batch_shape, self.n_out))
+
+    def drift(self, v, x, *, process):
+        nodes = self.nodes(process)
+        pull = nodes.d * x + _buffers(v, nodes) @ nodes.g - nodes.load * v
+        return nodes.rate * pull / self.period_s
+
+    def diffusion(self, v, x, *, process):
+        del x
+        nodes = self.nodes(process)
+        fastest = nodes.rate * nodes.load / self.period_s
+        # Fluctuation-dissipation: alone, a node has kT/C at any conductance.
+        spread = jnp.sqrt(2 * fastest * self.variance(process))
+        return jnp.broadcast_to(spread, v.shape).astype(v.dtype)
+
+    def read(self, v, x, *, process):
+        return v
+
+    def problem(self, x, nodes: Nodes):
+        """What `fixed_point` solves for inputs `x`: the map's arguments."""
+        target = x * (nodes.d / nodes.load)
+        return nodes.g / nodes.load, target, nodes.offset, nodes.reach
+
+    def solution(self, x, nodes: Nodes):
+        """The solve for inputs `x` without noise and gradient: value, steps, result."""
+        args = self.problem(x, nodes)
+        return solve(settling_map, args[1], args, self.solver)
+
+    def equilibrium(self, x, *, process: Process, key: Key[Array, ""]):
+        """The fixed points of inputs `(*batch, n)`, under one noise draw each."""
+        nodes, half = self.nodes(process), self.variance(process) / 2
+        weight, target, *buffers = self.problem(x, nodes)
+        forced = stream(key, "forcing")
+        target = thermal_noise(target, half, process=process, key=forced)
+        args = (weight, target, *buffers)
+        v = fixed_point(settling_map, target, args, self.solver)
+        return thermal_noise(v, half, process=process, key=stream(key, "sample"))
+
+    def think(self, v, x, noise, nodes: Nodes, *, n_steps: int):
+        """A token of exponential midpoint steps: each is an average, so it contracts.
+
+        Between two of them v decays exactly to where the network at their middle pulls;
+        `noise` is what each step adds, or None. Half of it has come by the middle.
+        """
+        args = self.problem(x, nodes)
+        decay = nodes.rate * nodes.load / n_steps
+        whole, half = jnp.exp(-decay), jnp.exp(-decay / 2)
+
+        def body(v, noise):
+            middle = half * v + (1 - half) * settling_map(v, args)
+            if noise is not None:
+                middle = middle + noise / 2
+            v = whole * v + (1 - whole) * settling_map(middle, args)
+            return (v if noise is None else v + noise), None
+
+        return jax.lax.scan(body, v, noise, length=n_steps, unroll=min(n_steps, 8))[0]
+
+    def _noise(self, shape, nodes: Nodes, *, process, key):
+        """What each of the steps adds, `(*shape, n)`; None at zero noise."""
+        noise = process.thermal_noise
+        if isinstance(noise, int | float) and noise == 0:
+            return None
+        decay = jax.lax.stop_gradient(nodes.rate * nodes.load) / self.n_steps
+        spread = jnp.sqrt(self.variance(process) * -jnp.expm1(-2 * decay))
+        return spread * white(stream(key, "steps"), (*shape, self.n_out))
+
+    def step(self, state, x, *, process, key):
+        if self.mode == "equilibrium":
+            v = self.equilibrium(x, process=process, key=key)
+            return v, v
+        nodes = self.nodes(process)
+        shape = (self.n_steps, *x.shape[:-1])
+        noise = self._noise(shape, nodes, process=process, key=key)
+        v = self.think(state, x, noise, nodes, n_steps=self.n_steps)
+        return v, v
+
+    def scan(self, state, xs, *, process, key):
+        if self.mode == "equilibrium":
+            vs = self.equilibrium(xs, process=process, key=key)
+            return vs[-1], vs
+        nodes = self.nodes(process)
+        shape = (len(xs), self.n_steps, *xs.shape[1:-1])
+        noise = self._noise(shape, nodes, process=process, key=key)
+
+        def token(v, inputs):
+            x, drawn = inputs
+            v = self.think(v, x, drawn, nodes, n_steps=self.n_steps)
+            return v, v
+
+        return jax.lax.scan(token, state, (xs, noise))
+
+    def settle(
+        self,
+        x: Float[Array, "*batch n"],
+        times_s: Float[Array, " times"],
+        *,
+        process: Process,
+        start: Float[Array, "*batch n"] | None = None,
+        rtol: float = 1e-6,
+        atol: float = 1e-8,
+    ) -> Float[Array, "times *batch n"]:
+        """The network in time, by Diffrax: its nodes at rising `times_s` [s] after x.
+
+        Without noise. How far they are from the equilibrium is the accuracy that a
+        settling time buys.
+        """
+        period = self.period_s
+
+        def drift(t, v, x):
+            return period * self.drift(v, x, process=process)
+
+        ts = jnp.asarray(times_s) / period
+        solution = dfx.diffeqsolve(
+            dfx.ODETerm(drift),
+            dfx.Tsit5(),
+            t0=0.0,
+            t1=ts[-1],
+            dt0=None,
+            y0=jnp.zeros_like(x) if start is None else start,
+            args=x,
+            saveat=dfx.SaveAt(ts=ts),
+            stepsize_controller=dfx.PIDController(rtol=rtol, atol=atol),
+            throw=False,
+        )
+        assert solution.ys is not None
+        return solution.ys
+
+    def diagnose(self, xs, *, process, key):
+        """Did it settle? Where `not settled` is above 0, give it more `max_steps`."""
+        nodes = self.nodes(process)
+        figures = {"contraction": self.contraction(process)}
+        if self.mode == "equilibrium":
+            solution = self.solution(xs, nodes)
+            v = solution.value
+            left = residual(settling_map, v, self.problem(xs, nodes))
+            settled = left <= self.solver.tolerance  # not so for a NaN
+            figures["residual"] = jnp.max(left)
+            figures["not settled"] = jnp.mean((~settled).astype(v.dtype))
+            figures["iterations"] = jnp.asarray(solution.stats["num_steps"], v.dtype)
+            # The contraction in time, over a token.
+            figures["left after a token"] = jnp.exp(-jnp.min(nodes.rate * nodes.d))
+        else:
+            v = self.scan(self.init_state(xs.shape[1:-1]), xs, process=process, key=key)
+            v = v[1]
+            failed = jnp.any(~jnp.isfinite(v), axis=-1)
+            figures["not a number"] = jnp.mean(failed.astype(v.dtype))
+        figures["drive of buffers"] = jnp.sqrt(jnp.mean(jnp.square(v))) / nodes.reach
+        pull = _buffers(v, nodes) @ nodes.g
+        own = jnp.sqrt(jnp.mean(jnp.square(nodes.d * xs))) + 1e-12
+        figures["feedback / input"] = jnp.sqrt(jnp.mean(jnp.square(pull))) / own
+        return figures
+
+    def events(self, process, *, period_s):
+        return equilibrium_cells.events(self, process, period_s=period_s)
+
+    def netlist(self, process, *, name) -> Netlist:
+        return equilibrium_cells.network(self, process, name)
+
+
+def _buffers(v, nodes: Nodes):
+    return nodes.reach * jnp.tanh((v + nodes.offset) / nodes.reach)
+
+
+def settling_map(v, args):
+    """v ↦ s(v) @ W + target: what the nodes are pulled to."""
+    weight, target, offset, reach = args
+    return (reach * jnp.tanh((v + offset) / reach)) @ weight + target
+
+
+def _few_signs(n: int, degree: int, key: Key[Array, ""]) -> Float[Array, "n n"]:
+    """A matrix of ±1 with `degree` entries in each column, all others zero."""
+    order = jnp.argsort(jr.uniform(stream(key, "wiring"), (n, n)), axis=0)
+    signs = jr.rademacher(stream(key, "signs"), (n, n), jnp.float32)
+    return jnp.where(order < degree, signs, 0.0)
