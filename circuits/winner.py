@@ -123,7 +123,9 @@ class WinnerTakeAll(AbstractMemorylessCircuit):
         """τ of the softmax that is drawn from; in `"thermal"` of equal variance."""
         return self.nats * self.scale_V(process) / self.drive_V
 
-    def _nats(self, x, process: Process):
+    def logits(
+        self, x: Float[Array, "*batch n"], *, process: Process
+    ) -> Float[Array, "*batch n"]:
         """log I_i + constant: how far each cell is ahead, offsets included [nats]."""
         scale_V = self.scale_V(process)
         gate_V = self.drive_V * x + process.swing_V * self.offset.realized()
@@ -133,34 +135,38 @@ class WinnerTakeAll(AbstractMemorylessCircuit):
         self, x: Float[Array, "*batch n"], *, process: Process
     ) -> Float[Array, "*batch n"]:
         """I_i / Σ I of a shot race: the probability that cell i fires first."""
-        return jax.nn.softmax(self._nats(x, process), axis=-1)
+        return jax.nn.softmax(self.logits(x, process=process), axis=-1)
 
-    def _winner(self, x, *, process, key):
-        x = jax.lax.stop_gradient(x)
-        if isinstance(process.thermal_noise, int | float) and (
-            process.thermal_noise == 0
-        ):
-            # No event ever falls early: the largest current, whatever the scale.
-            return jnp.argmax(self.drive_V * x + process.swing_V * self._offset(), -1)
-        ahead = jax.lax.stop_gradient(self._nats(x, process))
+    def race(
+        self,
+        ahead: Float[Array, "*batch n"],
+        *,
+        process: Process,
+        key: Key[Array, ""],
+    ) -> Int[Array, "*batch"]:
+        """The cell that fires first, for currents of which `ahead` is the log."""
+        if _is_silent(process):
+            # No event ever falls early: the largest current.
+            return jnp.argmax(ahead, axis=-1)
         if self.clock == "thermal":
-            normal = jr.normal(key, x.shape, ahead.dtype)
+            normal = jr.normal(key, ahead.shape, ahead.dtype)
             return jnp.argmax(ahead + GUMBEL_SIGMA * normal, axis=-1)
         # log of the waiting time of each cell, up to the same constant for all.
-        waiting = jnp.log(jr.exponential(key, x.shape, ahead.dtype)) - ahead
+        waiting = jnp.log(jr.exponential(key, ahead.shape, ahead.dtype)) - ahead
         return jnp.argmin(waiting, axis=-1)
 
-    def _offset(self):
-        return jax.lax.stop_gradient(self.offset.realized())
+    def _winner(self, x, *, process, key):
+        # A thermal clock without noise has no scale, but a largest voltage.
+        drive_V = self.drive_V * x + process.swing_V * self.offset.realized()
+        scale_V = 1.0 if _is_silent(process) else self.scale_V(process)
+        ahead = jax.lax.stop_gradient(drive_V / scale_V)
+        return self.race(ahead, process=process, key=key)
 
     def apply(self, x, *, process, key):
         """One-hot: 1 at the cell that fired first."""
         winner = self._winner(x, process=process, key=key)
         hot = jax.nn.one_hot(winner, self.n_out, dtype=x.dtype)
-        noiseless = isinstance(process.thermal_noise, int | float) and (
-            process.thermal_noise == 0
-        )
-        if noiseless and self.clock == "thermal":
+        if _is_silent(process) and self.clock == "thermal":
             return hot  # at a temperature of zero nothing has a gradient
         soft = self.shares(x, process=process)
         return soft + jax.lax.stop_gradient(hot - soft)
@@ -256,3 +262,8 @@ class WinnerTakeAll(AbstractMemorylessCircuit):
             notes="The currents without their shot noise: y is the share of the tail"
             " (1 uA) in each cell, which is the probability that it fires first.",
         )
+
+
+def _is_silent(process: Process) -> bool:
+    noise = process.thermal_noise
+    return isinstance(noise, int | float) and noise == 0

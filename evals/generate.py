@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, Key
@@ -86,7 +85,13 @@ def generate(
                 chip, jnp.asarray([padded], jnp.int32), last, process, noise_key
             )
         sample_key = jr.fold_in(stream(key, "sample"), i)
-        byte = int(jax.random.categorical(sample_key, logits / temperature))
+        if stepped:
+            drawn = chip.draw(
+                logits, temperature=temperature, process=process, key=sample_key
+            )
+        else:
+            drawn = jr.categorical(sample_key, logits / temperature)
+        byte = int(drawn)
         text.append(byte)
         yield Generated(byte, (len(text) - 1) * energy_per_token_J)
 

@@ -163,7 +163,9 @@ def test_energy_is_that_of_the_tails():
     }
     # Each column draws Σ|w| / F of the charge that moves both halves by full scale.
     full_C = 2 * circuit.sum_F(PROCESS) * PROCESS.swing_V
-    assert charge["tails"] == pytest.approx(4 * 2.5 / circuit.units * full_C, rel=1e-5)
+    assert charge["tails"] == pytest.approx(
+        4 * 2.5 / circuit.units * full_C, rel=1e-5, abs=0
+    )
     assert totals(circuit.events(PROCESS, period_s=PERIOD_S))[
         "stored_bit_s"
     ] == pytest.approx(20 * 6 * PERIOD_S)

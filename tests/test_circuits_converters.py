@@ -68,8 +68,8 @@ def test_noise_of_sample_and_comparator_add_to_the_error_of_the_code():
     decided = ktc_variance(20e-15, **amount)
     assert_variance(error, sar.lsb**2 / 12 + sampled + decided, excess=-0.5)
     expected = sar.error_variance(PROCESS)
-    assert expected["sampling"] == pytest.approx(sampled)
-    assert expected["comparator"] == pytest.approx(decided)
+    assert expected["sampling"] == pytest.approx(sampled, rel=1e-6, abs=0)
+    assert expected["comparator"] == pytest.approx(decided, rel=1e-6, abs=0)
 
 
 def test_larger_capacitors_buy_less_noise():
@@ -86,7 +86,7 @@ def test_larger_capacitors_buy_less_noise():
         totals(s.events(PROCESS, period_s=PERIOD_S))["supply_charge_C"]
         for s in (sar, large)
     ]
-    assert charge[1] == pytest.approx(4 * charge[0])
+    assert charge[1] == pytest.approx(4 * charge[0], rel=1e-6, abs=0)
 
 
 def test_effective_bits_of_chips_are_those_of_the_formula():

@@ -226,7 +226,7 @@ def test_a_table_costs_its_bits_and_its_tree():
     assert spent["stored_bit_s"] == pytest.approx(160 * PERIOD_S)
     bare = with_process(wire_F_per_m=0.0, switch_gate_F=0.0)
     charge = totals(layer.events(bare, period_s=PERIOD_S))["supply_charge_C"]
-    assert charge == pytest.approx(10 * 1e-15 * PROCESS.supply_V)
+    assert charge == pytest.approx(10 * 1e-15 * PROCESS.supply_V, rel=1e-6, abs=0)
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(2, 6), st.integers(0, 3))

@@ -212,7 +212,7 @@ def test_only_what_is_read_costs():
     for charge, bits, circuit in zip(wires, (4, 8), (small, large), strict=True):
         side_m = (circuit.table_bits() / 3 * ROM_BIT_M2) ** 0.5
         per_bit = side_m * PROCESS.wire_F_per_m * PROCESS.supply_V
-        assert charge == pytest.approx((36 + 3 * bits) * per_bit)
+        assert charge == pytest.approx((36 + 3 * bits) * per_bit, rel=1e-6, abs=0)
     assert rom_wires_C(0, 5, PROCESS) == 0
 
 

@@ -211,11 +211,11 @@ def test_tails_are_billed_by_their_transconductors():
     of = lambda cell: totals(cell.events(PROCESS, period_s=PERIOD_S))
     one = of(bank((0.1, 0.5, 0.2)))
     expected = 2 * (0.2 + 1.0 + 0.2) * 50e-15 * volts
-    assert one == {"supply_charge_C": pytest.approx(expected, rel=1e-5)}
+    assert one == {"supply_charge_C": pytest.approx(expected, rel=1e-5, abs=0)}
     cell = Resonator(5, period_s=PERIOD_S, process=PROCESS)
     shapes = eqx.filter_eval_shape(lambda: cell)
     assert of(shapes)["supply_charge_C"] == pytest.approx(
-        of(cell)["supply_charge_C"], rel=1e-5
+        of(cell)["supply_charge_C"], rel=1e-5, abs=0
     )
 
 

@@ -192,7 +192,9 @@ def test_energy_per_byte_of_text(physical):
     for system in found["systems"]:
         for name, each in system["bills"].items():
             per_byte = system["J_per_byte"][name]["nominal"]
-            assert per_byte == pytest.approx(each["total_J"]["nominal"] / 4)
+            assert per_byte == pytest.approx(
+                each["total_J"]["nominal"] / 4, rel=1e-6, abs=0
+            )
 
 
 def test_table_prints_ratio_latency_and_what_it_cannot_say(comparison, physical):

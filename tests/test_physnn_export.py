@@ -94,21 +94,23 @@ def test_spice_capacitors_are_the_coded_weights():
     feedback_F = values["c_feedback_p"]
     full_scale = float(mac.weight.full_scale()[0, 0])
     units = 31 * PROCESS.capacitor_min_F
-    assert feedback_F == pytest.approx(units / full_scale, rel=1e-6)
+    assert feedback_F == pytest.approx(units / full_scale, rel=1e-6, abs=0)
     coded = np.asarray(mac.weight.nominal())[:, 0]
     for i, ratio in enumerate(coded):
         if ratio == 0:
             assert f"x_w{i}.capacitance" not in values
             continue
         capacitance = values[f"x_w{i}.capacitance"]
-        assert capacitance == pytest.approx(abs(ratio) * feedback_F, rel=1e-6)
+        assert capacitance == pytest.approx(abs(ratio) * feedback_F, rel=1e-6, abs=0)
         # A whole number of unit capacitors, and the halves exchanged for the sign.
         count = capacitance / PROCESS.capacitor_min_F
         assert count == pytest.approx(round(count), abs=1e-4)
         line = next(li for li in text.splitlines() if li.startswith(f"x_w{i} "))
         order = "pn" if ratio > 0 else "np"
         assert line.split()[1:3] == [f"x{i}{order[0]}", f"x{i}{order[1]}"]
-    assert values["x_offset.capacitance"] == pytest.approx(0.125 * feedback_F)
+    assert values["x_offset.capacitance"] == pytest.approx(
+        0.125 * feedback_F, rel=1e-6, abs=0
+    )
 
 
 def test_a_chip_is_exported_with_its_own_errors():

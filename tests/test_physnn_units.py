@@ -16,7 +16,7 @@ PREFIX |= {"k": 3, "M": 6, "G": 9, "T": 12}
 def test_thermal_voltage_at_room_temperature():
     assert thermal_voltage_V(300.0) == pytest.approx(25.85e-3, rel=1e-4)
     assert thermal_voltage_V(77.0) == pytest.approx(thermal_voltage(77.0), rel=1e-12)
-    assert thermal_energy_J(300.0) == pytest.approx(300 * BOLTZMANN, rel=1e-12)
+    assert thermal_energy_J(300.0) == pytest.approx(300 * BOLTZMANN, rel=1e-12, abs=0)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The physical sequence model."""
 
+import dataclasses
 from functools import cache
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -98,3 +100,52 @@ def test_a_converter_without_levels_is_refused():
         config.build(vocabulary=5, process=PROCESS, key=jr.key(0)).logits(
             jnp.zeros((1, 2), jnp.int32), process=QUIET, key=jr.key(0)
         )
+
+
+@cache
+def equipped(**parts) -> Any:
+    config = dataclasses.replace(TINY, **parts)
+    return config.build(vocabulary=11, process=PROCESS, key=jr.key(0))
+
+
+def test_converters_as_circuits_are_codes_with_mismatch_and_their_own_bill():
+    real = equipped(converters="circuits")
+    np.testing.assert_array_equal(real.head.weight.value, model().head.weight.value)
+    ideal, codes = (logits(m, TOKENS, QUIET, jr.key(0)) for m in (model(), real))
+    # Symmetric codes of k/127 against those of a SAR converter, (2k + 1)/256.
+    np.testing.assert_allclose(codes, ideal, atol=3 * 16 / 127)
+    steps = np.asarray(codes) * 256 / 16
+    np.testing.assert_array_equal(steps % 2, np.ones_like(steps))
+    chip: Any = fabricate_jit(real, PROCESS, key=jr.key(2))
+    weights = [m.readout.weights() for m in (chip, real)]
+    assert np.any(weights[0] != weights[1])
+    names = {e.name for e in real.events(PROCESS, period_s=1e-6)}
+    assert not any(name.startswith(("adc_", "dac_")) for name in names)
+    parts = {e.part.split(".")[0] for e in real.events(PROCESS, period_s=1e-6)}
+    assert {"dac", "readout", "sampling"} <= parts
+
+
+def test_a_race_draws_from_the_logits_that_are_scored():
+    racing = equipped(sampler="winner_take_all")
+    chip = fabricate_jit(racing, PROCESS, key=jr.key(2))
+    scored = logits(chip, TOKENS, PROCESS, jr.key(0))[0, -1]
+    plain = logits(racing, TOKENS, PROCESS, jr.key(0))[0, -1]
+    assert np.any(scored != plain), "mismatch of the race moves its logits"
+    n = 20_000
+    for temperature in (1.0, 0.5):
+        drawn = racing.draw(
+            jnp.broadcast_to(scored, (n, 11)),
+            temperature=temperature,
+            process=PROCESS,
+            key=jr.key(3),
+        )
+        counts = np.bincount(drawn, minlength=11)
+        expected = n * np.asarray(jax.nn.softmax(scored / temperature), np.float64)
+        deviation = np.abs(counts - expected) / np.sqrt(expected * (1 - expected / n))
+        assert np.max(deviation) < 4
+    first = racing.draw(scored, temperature=1.0, process=QUIET, key=jr.key(0))
+    assert first == jnp.argmax(scored)
+    events = racing.events(PROCESS, period_s=1e-6)
+    assert not any(e.name.startswith("adc_") for e in events)
+    assert "sampling" not in {e.part for e in events}
+    assert "readout" in {e.part.split(".")[0] for e in events}

@@ -11,8 +11,10 @@ from jaxtyping import Array, Float, Int, Key
 from circuits.blocks import BlockConfig
 from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.blocks.state_space import GatedRCBlock
+from circuits.converters import Dac, SarConverter
 from circuits.mac import ChargeMac
 from circuits.parts import AutomaticGain
+from circuits.winner import WinnerTakeAll
 from physnn.energy.events import Event, adc_event, token_events
 from physnn.keys import stream
 from physnn.process import Process
@@ -30,6 +32,10 @@ class PhysicalConfig:
     layer: tuple[BlockConfig, ...] = (GatedRCBlock(), GatedUnitBlock())
     weight_bits: int = 6
     converter_bits: int = 8
+    # Ideal ones at the price of a survey, or the ones of circuits/converters.py.
+    converters: Literal["surveyed", "circuits"] = "surveyed"
+    # An ADC per logit and a digital sampler, or a race that needs neither.
+    sampler: Literal["digital", "winner_take_all"] = "digital"
     period_s: float = 1e-6  # time a token takes
 
     def __post_init__(self):
@@ -52,13 +58,16 @@ class PhysicalModel(eqx.Module):
     The embedding is a ROM row of `converter_bits` per channel turned into voltages by
     DACs. The skip of each residual is one more capacitor on the output column, with
     its own kT/C noise. The head is a `ChargeMac` whose outputs are digitized by one ADC
-    each; the token is sampled digitally.
+    each and sampled digitally, or drive the race that draws the token: then the logits
+    are those of the race, its offsets included.
     """
 
     embedding: Float[Array, "vocabulary width"]
     stack: Stack
     agc: AutomaticGain
     head: ChargeMac
+    dac: Dac | None
+    readout: SarConverter | WinnerTakeAll | None
     config: PhysicalConfig = eqx.field(static=True)
     vocabulary: int = eqx.field(static=True)
 
@@ -90,13 +99,27 @@ class PhysicalModel(eqx.Module):
             key=stream(key, "head"),
             gain=0.2,
         )
+        own = {"bits": c.converter_bits, "process": process}
+        in_circuits = c.converters == "circuits"
+        self.dac = Dac(c.width, **own) if in_circuits else None
+        self.readout = None
+        if c.sampler == "winner_take_all":
+            self.readout = WinnerTakeAll(
+                vocabulary, process=process, nats=self.LOGIT_RANGE
+            )
+        elif in_circuits:
+            self.readout = SarConverter(vocabulary, **own)
 
     def init_state(self, batch_shape: tuple[int, ...] = ()):
         return self.stack.init_state(batch_shape)
 
     def _run(self, verb, state, tokens, *, process, key):
         bits = self.config.converter_bits
-        x = quantize(self.embedding, full_scale=1.0, bits=bits)[tokens]
+        if self.dac is None:
+            x = quantize(self.embedding, full_scale=1.0, bits=bits)[tokens]
+        else:
+            x = self.embedding[tokens]
+            x = self.dac.apply(x, process=process, key=stream(key, "dac"))
         state, x = self.stack.run(
             verb,
             state,
@@ -107,7 +130,26 @@ class PhysicalModel(eqx.Module):
         )
         x = self.agc.apply(x, process=process, key=stream(key, "agc"))
         y = self.head.apply(x, process=process, key=stream(key, "head"))
-        return state, self.LOGIT_RANGE * quantize(y, full_scale=1.0, bits=bits)
+        if isinstance(self.readout, WinnerTakeAll):
+            return state, self.readout.logits(y, process=process)
+        if self.readout is None:
+            y = quantize(y, full_scale=1.0, bits=bits)
+        else:
+            y = self.readout.apply(y, process=process, key=stream(key, "readout"))
+        return state, self.LOGIT_RANGE * y
+
+    def draw(
+        self,
+        logits: Float[Array, "*batch vocabulary"],
+        *,
+        temperature: float,
+        process: Process,
+        key: Key[Array, ""],
+    ) -> Int[Array, "*batch"]:
+        """The next token, as the sampler of this chip draws it."""
+        if isinstance(self.readout, WinnerTakeAll):
+            return self.readout.race(logits / temperature, process=process, key=key)
+        return jr.categorical(key, logits / temperature)
 
     def step(
         self,
@@ -135,14 +177,20 @@ class PhysicalModel(eqx.Module):
         Raises `ValueError` for converters of more than 8 bits, which have no price.
         """
         c = self.config
+        races = isinstance(self.readout, WinnerTakeAll)
         events = [
             Event("rom_bit", c.width * c.converter_bits, "embedding"),
-            Event("dac_conversion", c.width, "embedding"),
-            Event(adc_event(c.converter_bits), self.vocabulary, "head"),
-            *token_events(self.vocabulary),
+            *token_events(self.vocabulary, sampled=not races),
             *self.stack.events(process, period_s=period_s),
         ]
-        for name, circuit in (("agc", self.agc), ("head", self.head)):
+        if self.dac is None:
+            events.append(Event("dac_conversion", c.width, "embedding"))
+        if self.readout is None:
+            events.append(Event(adc_event(c.converter_bits), self.vocabulary, "head"))
+        for name in ("agc", "head", "dac", "readout"):
+            circuit = getattr(self, name)
+            if circuit is None:
+                continue
             events += [
                 event.under(name)
                 for event in circuit.events(process, period_s=period_s)

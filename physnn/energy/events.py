@@ -52,18 +52,22 @@ def adc_event(bits: int) -> str:
     )
 
 
-def token_events(vocabulary: int) -> tuple[Event, ...]:
+def token_events(vocabulary: int, *, sampled: bool = True) -> tuple[Event, ...]:
     """What every language model makes happen at the end of a token, of whatever kind.
 
     The sampler looks up exp of each logit (16 bits), forms the running sum and compares
-    it with one random number of 32 bits. The symbol goes off chip, and one of a prompt
-    comes in for each that goes out.
+    it with one random number of 32 bits; without it (`sampled` false) a circuit draws
+    the token. The symbol goes off chip, and one of a prompt comes in for each that goes
+    out.
     """
     symbol_bits = math.ceil(math.log2(vocabulary))
-    return (
+    sampling = (
         Event("rom_bit", 16 * vocabulary, "sampling"),
         Event("compare", 2 * vocabulary, "sampling"),
         Event("random_bit", 32, "sampling"),
+    )
+    return (
+        *(sampling if sampled else ()),
         Event("io_bit", 2 * symbol_bits, "symbols"),
         Event("host_token", 1, "host"),
     )
