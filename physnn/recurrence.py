@@ -46,7 +46,7 @@ def _associative_gradient(alpha, v, v0, cotangent):
     return adjoint * previous, adjoint, alpha[0] * adjoint[0]
 
 
-def _is_sequential() -> bool:
+def is_sequential() -> bool:
     # On a CPU the plain scan is faster (docs/performance.md); on accelerators, which
     # wait for every step of it, the parallel prefix should be.
     return jax.default_backend() == "cpu"
@@ -62,7 +62,7 @@ def linear_recurrence(
 
     The reverse pass is the same recurrence backwards in time, so it needs only α and v.
     """
-    kernel = _sequential if _is_sequential() else _associative
+    kernel = _sequential if is_sequential() else _associative
     return kernel(alpha, beta, v0)
 
 
@@ -72,7 +72,7 @@ def _forward(alpha, beta, v0):
 
 
 def _backward(residuals, cotangent):
-    kernel = _sequential_gradient if _is_sequential() else _associative_gradient
+    kernel = _sequential_gradient if is_sequential() else _associative_gradient
     alpha, v, v0 = residuals
     return kernel(alpha, v, v0, cotangent)
 

@@ -172,7 +172,7 @@ def test_the_parallel_prefix_is_the_plain_scan(monkeypatch):
 
     found = []
     for sequential in (True, False):
-        monkeypatch.setattr(recurrence, "_is_sequential", lambda s=sequential: s)
+        monkeypatch.setattr(recurrence, "is_sequential", lambda s=sequential: s)
         # A new function each: nothing that was compiled before is used again.
         found.append(eqx.filter_value_and_grad(lambda c: loss(c))(cell))
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):

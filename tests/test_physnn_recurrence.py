@@ -48,7 +48,7 @@ def plain(alpha, beta, v0):
 @pytest.mark.parametrize("sequential", [True, False])
 @pytest.mark.parametrize("time", [1, 37])
 def test_gradients_are_those_of_a_plain_scan(sequential, time, monkeypatch):
-    monkeypatch.setattr(recurrence, "_is_sequential", lambda: sequential)
+    monkeypatch.setattr(recurrence, "is_sequential", lambda: sequential)
     args = problem(time)
     weights = jr.normal(jr.key(9), args[1].shape)
     pull = lambda f: jax.grad(lambda *a: jnp.sum(weights * f(*a)), argnums=(0, 1, 2))
