@@ -164,7 +164,7 @@ class Resonator(AbstractDynamicCircuit):
         a, turn, p, q = self._drive(x, process=process, key=key)
         shrink = jnp.exp(-a)
         c, s = shrink * jnp.cos(turn), shrink * jnp.sin(turn)
-        turned = _rotated(*jnp.split(state, 2, axis=-1), c, s)
+        turned = _rotated(jnp.split(state, 2, axis=-1), c, s)
         v = jnp.concatenate([turned[0] + p, turned[1] + q], axis=-1)
         return v, self.read(v, x, process=process)
 
@@ -283,7 +283,7 @@ def _turned(a, turn, drive, start):
     c, s = jnp.exp(-a) * jnp.cos(turn), jnp.exp(-a) * jnp.sin(turn)
 
     def token(z, drive):
-        p, q = _rotated(*z, c, s)
+        p, q = _rotated(z, c, s)
         z = (p + drive[0], q + drive[1])
         return z, z
 
@@ -299,11 +299,12 @@ def _in_turning_frame(a, turn, drive, start):
     alpha = jnp.broadcast_to(jnp.exp(-a), drive[0].shape)
     turning = [
         recurrence.linear_recurrence(alpha, *each)
-        for each in zip(_rotated(*drive, c, -s), start, strict=True)
+        for each in zip(_rotated(drive, c, -s), start, strict=True)
     ]
-    return _rotated(*turning, c, s)
+    return _rotated(turning, c, s)
 
 
-def _rotated(p, q, c, s):
-    """z·(c + js) of z = p + jq."""
+def _rotated(z, c, s):
+    """z·(c + js) of z = p + jq, as real numbers `(p, q)`."""
+    p, q = z
     return c * p - s * q, s * p + c * q

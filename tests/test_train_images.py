@@ -64,7 +64,7 @@ def test_splits_and_windows(folder):
 
 
 def test_batches_are_a_function_of_seed_and_step(folder):
-    task = ImagesConfig(path=str(folder), augment=True).build()
+    task = ImagesConfig(path=str(folder), mirror=True, shift=1).build()
     first = task.batch(3, seed=0, batch=8)
     assert first.shape == (8, SIDE * SIDE + 1)
     np.testing.assert_array_equal(first, task.batch(3, seed=0, batch=8))
@@ -74,7 +74,7 @@ def test_batches_are_a_function_of_seed_and_step(folder):
 
 def test_augmented_images_are_mirrored_or_shifted_ones(folder):
     plain = ImagesConfig(path=str(folder)).build().batch(0, seed=0, batch=64)
-    moved = ImagesConfig(path=str(folder), augment=True).build()
+    moved = ImagesConfig(path=str(folder), mirror=True, shift=1).build()
     moved = moved.batch(0, seed=0, batch=64)
     np.testing.assert_array_equal(plain[:, -1], moved[:, -1])
     seen = set()

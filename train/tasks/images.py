@@ -30,7 +30,14 @@ class ImagesConfig:
 
     kind: Literal["images"] = "images"
     path: str | None = None
-    augment: bool = False  # mirror and shift training images by a pixel
+    mirror: bool = False  # half of the training images
+    shift: int = 0  # training images, by up to so many pixels both ways
+
+    def __post_init__(self):
+        if self.shift < 0:
+            raise ValueError(
+                f"Argument `shift` must not be negative, but is {self.shift}."
+            )
 
     @property
     def context(self) -> int:
@@ -44,14 +51,14 @@ class ImagesConfig:
                 "Images must come from a folder of IDX files, but `task.path` is not"
                 " given."
             )
-        return Images(Path(self.path), augment=self.augment)
+        return Images(Path(self.path), mirror=self.mirror, shift=self.shift)
 
 
 class Images(AbstractTask):
     """The pixels of an image, row by row, and its class as the token that follows."""
 
-    def __init__(self, folder: Path, *, augment: bool = False):
-        self.source, self.augment = str(folder), augment
+    def __init__(self, folder: Path, *, mirror: bool = False, shift: int = 0):
+        self.source, self.mirror, self.shift = str(folder), mirror, shift
         pixels, labels = _labeled(folder, "train")
         held_out = _labeled(folder, "t10k")
         for images, classes in ((pixels, labels), held_out):
@@ -92,8 +99,11 @@ class Images(AbstractTask):
         rng = np.random.default_rng((seed, step))
         chosen = rng.integers(0, len(images), batch)
         drawn = images[chosen]
-        if self.augment:
-            drawn = _augmented(drawn, rng)
+        if self.mirror:
+            turned = rng.random(batch) < 0.5
+            drawn = np.where(turned[:, None, None], drawn[:, :, ::-1], drawn)
+        if self.shift:
+            drawn = _shifted(drawn, self.shift, rng)
         return _windows(drawn, labels[chosen])
 
     def windows(self, split, *, batch, stride=None, limit=0):
@@ -113,13 +123,11 @@ def _windows(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.concatenate([images.reshape(len(images), -1), labels[:, None]], axis=1)
 
 
-def _augmented(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Half of the images mirrored, each shifted by up to a pixel both ways."""
-    mirrored = rng.random(len(images)) < 0.5
-    images = np.where(mirrored[:, None, None], images[:, :, ::-1], images)
-    padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))
+def _shifted(images: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Each image moved by up to `most` pixels both ways, black where it was."""
+    padded = np.pad(images, ((0, 0), (most, most), (most, most)))
     height, width = images.shape[1:]
-    down, right = rng.integers(0, 3, (2, len(images)))
+    down, right = rng.integers(0, 2 * most + 1, (2, len(images)))
     rows = down[:, None, None] + np.arange(height)[:, None]
     columns = right[:, None, None] + np.arange(width)
     return padded[np.arange(len(images))[:, None, None], rows, columns]
