@@ -1,7 +1,7 @@
 """Equilibrium: a passive RC network with saturating feedback that settles."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import diffrax as dfx
 import equinox as eqx
@@ -91,6 +91,12 @@ class SettlingNetwork(AbstractDynamicCircuit):
     state_F: float = eqx.field(static=True)
     solver: FixedPointConfig = eqx.field(static=True)
     period_s: float = eqx.field(static=True)
+
+    limits: ClassVar = {
+        "not settled": (0.0, 0.0),
+        "not a number": (0.0, 0.0),
+        "left after a token": (0.0, 1e-3),
+    }
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -91,6 +91,8 @@ class PhaseOscillators(AbstractDynamicCircuit):
     ring_F: float = eqx.field(static=True)
     period_s: float = eqx.field(static=True)
     seed: int = eqx.field(static=True)
+
+    limits: ClassVar = oscillator_regime.REGIME
 
     def __init__(
         self,

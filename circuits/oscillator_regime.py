@@ -1,7 +1,6 @@
-"""The computing regime of phase oscillators: its figures, their limits, in print."""
+"""The computing regime of phase oscillators: its figures and their limits."""
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
@@ -17,7 +16,8 @@ if TYPE_CHECKING:
 # K = (ω/2Q)·ratio of currents.
 RING_Q = 1.0
 
-# figure: (lowest, highest) in the computing regime
+# figure: (lowest, highest) in the computing regime. Too weak a coupling leaves static
+# random features, too strong a one synchrony.
 REGIME = {
     "phase spread [rad]": (0.5, 2.0),
     "share beyond pi": (0.0, 0.01),
@@ -36,7 +36,7 @@ def figures(
     *,
     process: Process,
 ) -> dict[str, Float[Array, ""]]:
-    """What `regime` judges, of the phases at the end of each token of `xs`.
+    """What `REGIME` limits, of the phases at the end of each token of `xs`.
 
     The participation ratio (Σλ)²/Σλ² of the covariance of the outputs says how many of
     them are independent. Error of the steps: rms of the outputs after a token from the
@@ -72,17 +72,3 @@ def figures(
         "error of the steps": rms(rough - fine),
         "jitter [rad per token]": jnp.sqrt(jnp.asarray(cell.jitter_variance(process))),
     }
-
-
-def regime(found: Mapping[str, Float[Array, ""] | float]) -> str:
-    """A line for each of the `figures`, with its limits and whether it keeps them.
-
-    Too weak a coupling leaves static random features, too strong a one synchrony.
-    """
-    lines = []
-    for name, value in found.items():
-        low, high = REGIME.get(name, (-math.inf, math.inf))
-        limits = f"{low:g} to {high:g}" if name in REGIME else ""
-        verdict = "" if low <= float(value) <= high else "OUTSIDE"
-        lines.append(f"{name:30}{float(value):9.3g}  {limits:12} {verdict}".rstrip())
-    return "\n".join(lines)

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from circuits.event_gate import measure_activity
 from circuits.lookup import softened
 from evals.energy import MACHINES
 from evals.quality import Quality, median_interval, quality_of, score, scored_hits
 from evals.wind_tunnel import simulation_energy
-from physnn.diagnose import diagnose
+from physnn.diagnose import diagnose, judged, limits_of
 from physnn.dynamics import Integrated, SolverConfig, integrated
 from physnn.energy import Modeled, bill, load_prices
 from train.loop import TrainedRun, load_run
@@ -44,6 +45,7 @@ class Evaluation:
     soft: float | None  # quality with lookup tables evaluated soft; images: accuracy
     other_solver: tuple[float, float] | None  # bits by fast path and by Diffrax
     figures: dict[str, dict[str, float]]  # of the first seed
+    limits: dict[str, tuple[float, float]]  # where they should be
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
@@ -77,8 +79,8 @@ class Evaluation:
             ours, theirs = self.other_solver
             lines.append(f"  solver       {ours:.4f} fast path, {theirs:.4f} Diffrax")
         for path, row in self.figures.items():
-            said = ", ".join(f"{name} {value:.3g}" for name, value in row.items())
-            lines.append(f"  {path}: {said}")
+            lines.append(f"  {path}")
+            lines += [f"    {line}" for line in judged(row, self.limits).split("\n")]
         return "\n".join(lines)
 
 
@@ -119,6 +121,11 @@ def evaluate(
                 soft.append(quality_of(shares, unit="accuracy").median)
             else:
                 soft.append(score(smooth, batches, **asked).median)
+    seen = jnp.asarray(batches[0].tokens[:, :-1], jnp.int32)
+    # What was silent is not billed: event gates are counted on what they see.
+    counted = measure_activity(
+        first.model, seen, process=first.process, key=jr.key(seed)
+    )
     return Evaluation(
         first.experiment.name,
         tuple(run.experiment.seed for run in runs),
@@ -127,11 +134,12 @@ def evaluate(
         training_rate(first.folder),
         over_seeds(bits, "bits/image" if images else "bits/byte"),
         over_seeds(hits, "accuracy") if images else None,
-        dict(_energies(first, prices)),
-        _wind_tunnel(first, prices),
+        dict(_energies(first, counted, prices)),
+        _wind_tunnel(first, counted, prices),
         median(soft) if soft else None,
         None if images else _transfer(first, task, split, seed),
         _figures(first, batches[0].tokens),
+        limits_of(first.model),
     )
 
 
@@ -180,21 +188,19 @@ def _nodes(tree) -> Iterator[Any]:
             yield from _nodes(child)
 
 
-def _energies(run: TrainedRun, prices: str):
+def _energies(run: TrainedRun, model: Model, prices: str):
     physical = run.experiment.chips > 0
     period_s = getattr(getattr(run.model, "config", None), "period_s", 1e-6)
     for name, file in ({prices: prices} if physical else MACHINES).items():
-        spent = bill(
-            run.model, load_prices(file), process=run.process, period_s=period_s
-        )
+        spent = bill(model, load_prices(file), process=run.process, period_s=period_s)
         yield name, spent.total
 
 
-def _wind_tunnel(run: TrainedRun, prices: str) -> Modeled | None:
+def _wind_tunnel(run: TrainedRun, model: Model, prices: str) -> Modeled | None:
     if not run.experiment.chips:
         return None
     period_s = run.model.config.period_s
-    own = bill(run.model, load_prices(prices), process=run.process).total
+    own = bill(model, load_prices(prices), process=run.process).total
     other = simulation_energy(run.model, run.process, period_s=period_s)
     return Modeled(
         other.low / own.high, other.nominal / own.nominal, other.high / own.low

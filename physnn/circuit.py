@@ -1,7 +1,8 @@
 """AbstractCircuit: the four questions every circuit answers."""
 
 import abc
-from typing import Generic, TypeVar
+from collections.abc import Mapping
+from typing import ClassVar, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -24,6 +25,9 @@ class AbstractCircuit(eqx.Module, Generic[State]):
 
     n_in: eqx.AbstractVar[int]
     n_out: eqx.AbstractVar[int]
+
+    # Lowest and highest of the figures of `diagnose` that should keep to a range.
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {}
 
     @abc.abstractmethod
     def init_state(self, batch_shape: tuple[int, ...] = ()) -> State:
@@ -81,7 +85,8 @@ class AbstractCircuit(eqx.Module, Generic[State]):
         """Figures a user should see about this circuit at its inputs `xs`, by name.
 
         None, unless a family has some: is it in its computing regime, did it converge,
-        how many of its units are silent. `physnn.diagnose` asks a whole network.
+        how many of its units are silent. `limits` says where a figure should be.
+        `physnn.diagnose` asks a whole network.
         """
         del xs, process, key
         return {}

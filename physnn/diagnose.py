@@ -1,6 +1,7 @@
 """diagnose: what the circuits of a network say about their own operation."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
@@ -71,3 +72,34 @@ def _tapped(model: PyTree, seen: dict) -> PyTree:
         _Tap(node, jtu.keystr(path).lstrip("."), seen) if has_figures(node) else node
     )
     return jtu.tree_map_with_path(tap, model, is_leaf=has_figures)
+
+
+def limits_of(model: PyTree) -> dict[str, tuple[float, float]]:
+    """The limits of all figures that circuits in `model` have, by name."""
+    found: dict[str, tuple[float, float]] = {}
+
+    def visit(node):
+        if isinstance(node, AbstractCircuit):
+            found.update(node.limits)
+        if isinstance(node, eqx.Module):
+            for child in vars(node).values():
+                visit(child)
+        elif isinstance(node, tuple | list):
+            for child in node:
+                visit(child)
+
+    visit(model)
+    return found
+
+
+def judged(
+    figures: Mapping[str, float], limits: Mapping[str, tuple[float, float]]
+) -> str:
+    """A line for each figure, with its limits and whether it keeps them."""
+    lines = []
+    for name, value in figures.items():
+        low, high = limits.get(name, (-math.inf, math.inf))
+        span = f"{low:g} to {high:g}" if name in limits else ""
+        verdict = "" if low <= value <= high else "OUTSIDE"
+        lines.append(f"{name:32}{value:9.3g}  {span:12} {verdict}".rstrip())
+    return "\n".join(lines)

@@ -14,9 +14,10 @@ from circuits.blocks.base import Site
 from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.blocks.oscillator import OscillatorBlock
 from circuits.oscillator import PhaseOscillators
-from circuits.oscillator_regime import REGIME, regime
+from circuits.oscillator_regime import REGIME
 from circuits.restarted import Restarted
 from physnn.circuit import run
+from physnn.diagnose import judged, limits_of
 from tests.helpers import (
     PERIOD_S,
     PROCESS,
@@ -34,8 +35,12 @@ def test_a_block_starts_in_the_computing_regime():
     for name, (low, high) in REGIME.items():
         assert low <= figures[name] <= high, name
     assert 0.7 < figures["phase spread [rad]"] < 1.4
-    assert "OUTSIDE" not in regime(figures)
-    assert "OUTSIDE" in regime(figures | {"coupling / drive": 0.01})
+    limits = limits_of(block)
+    assert limits == REGIME
+    figures = {name: float(value) for name, value in figures.items()}
+    assert "OUTSIDE" not in judged(figures, limits)
+    synchronous = judged(figures | {"coupling / drive": 0.01}, limits)
+    assert synchronous.count("OUTSIDE") == 1
     silent = block.diagnose(0 * xs[:2], process=QUIET, key=jr.key(2))
     assert all(np.isfinite(value) for value in silent.values())
 

@@ -1,12 +1,14 @@
 """diagnose: each circuit is asked at the inputs it really sees, the outermost alone."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 
 from circuits.parts import NODE_F, AutomaticGain
 from physnn.circuit import AbstractMemorylessCircuit, run
-from physnn.diagnose import diagnose
+from physnn.diagnose import diagnose, judged, limits_of
 from physnn.network import Chain, Residual
 from tests.helpers import QUIET
 
@@ -33,6 +35,12 @@ class Doubler(AbstractMemorylessCircuit):
         raise ValueError(f"`{name}` must be simulated, but is to be built.")
 
 
+class Strict(Doubler):
+    """One whose inputs should not be large."""
+
+    limits: ClassVar = {"largest": (0.0, 2.0)}
+
+
 def asked(network, xs):
     look = lambda model: run(model, xs, process=QUIET, key=jr.key(0))
     return diagnose(network, look, process=QUIET, key=jr.key(1))
@@ -55,3 +63,15 @@ def test_of_circuits_inside_each_other_the_outermost_answers():
 
 def test_circuits_without_figures_are_left_out():
     assert asked(AutomaticGain(2), jnp.ones((1, 2))) == {}
+
+
+def test_a_figure_outside_of_its_limits_is_said_to_be():
+    network = Chain([AutomaticGain(2), Residual(Strict(), hold_F=NODE_F)])
+    assert limits_of(network) == {"largest": (0.0, 2.0)}
+    quiet, loud = (
+        judged({"largest": x, "other": 9.0}, limits_of(network)) for x in (1.0, 3.0)
+    )
+    assert "OUTSIDE" not in quiet
+    first, second = loud.splitlines()
+    assert first.endswith("0 to 2       OUTSIDE")
+    assert second.split() == ["other", "9"]
