@@ -14,6 +14,7 @@ import numpy as np
 
 from circuits.event_gate import measure_activity
 from circuits.lookup import softened
+from circuits.memory import HashedMemory
 from evals.energy import MACHINES
 from evals.quality import Quality, median_interval, quality_of, score, scored_hits
 from evals.wind_tunnel import simulation_energy
@@ -36,6 +37,7 @@ class Evaluation:
     name: str
     seeds: tuple[int, ...]
     parameters: int
+    in_memories: int  # of them, in tables of which a token reads a few rows
     tokens: int  # seen in training; images of an image task
     tokens_per_s: float | None
     bits: Quality  # per byte, or per image; over seeds and chips
@@ -54,9 +56,10 @@ class Evaluation:
         }
 
     def __str__(self):
+        tables = f" ({self.in_memories:,} in memories)" if self.in_memories else ""
         lines = [
-            f"{self.name}: {len(self.seeds)} seeds, {self.parameters:,} parameters,"
-            f" {self.tokens:,} trained on",
+            f"{self.name}: {len(self.seeds)} seeds, {self.parameters:,} parameters"
+            f"{tables}, {self.tokens:,} trained on",
             f"  quality      {_interval(self.bits)}",
         ]
         if self.accuracy:
@@ -130,6 +133,7 @@ def evaluate(
         first.experiment.name,
         tuple(run.experiment.seed for run in runs),
         n_parameters(first),
+        sum(n.table.size for n in _nodes(first.model) if isinstance(n, HashedMemory)),
         first.step * first.experiment.tokens_per_step,
         training_rate(first.folder),
         over_seeds(bits, "bits/image" if images else "bits/byte"),

@@ -1,7 +1,7 @@
 """Wind-tunnel ratio: Joules to simulate a design digitally over Joules to run it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jax.extend import core
 
+from circuits.memory import HashedMemory
 from physnn.energy import Modeled, bill, load_prices
 from physnn.energy.events import Event
 from physnn.process import Process
@@ -97,15 +98,16 @@ class _Simulation:
     """A design as a digital chip would have to compute it, a token at a time."""
 
     done: Operations
-    parameters: int
+    stored: int  # numbers, a byte each
+    read: int  # of them, per token
 
     def events(self, process: Process, *, period_s: float) -> tuple[Event, ...]:
         del process
         return (
             Event("mac", self.done.macs, "simulation"),
             Event("elementwise", self.done.elementwise, "simulation"),
-            Event("weight_byte", self.parameters, "simulation"),
-            Event("stored_bit_s", 8 * self.parameters * period_s, "simulation"),
+            Event("weight_byte", self.read, "simulation"),
+            Event("stored_bit_s", 8 * self.stored * period_s, "simulation"),
         )
 
 
@@ -116,7 +118,7 @@ def simulation_energy(
 
     Without its noise and at the resolution of the price list, which favors the
     simulation: every operation of the noiseless model once, every parameter read as one
-    byte.
+    byte, but of tables that are looked up the rows alone.
     """
     quiet = process.noiseless()
     images = hasattr(model.config, "n_pixels")
@@ -131,6 +133,20 @@ def simulation_energy(
 
     done = operations(run, arrays, tokens) * (1 if images else 1 / length)
     leaves = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
-    simulation = _Simulation(done, sum(leaf.size for leaf in leaves))
+    stored = sum(leaf.size for leaf in leaves)
+    read = stored - sum(whole - row for whole, row in _tables(model))
+    simulation = _Simulation(done, stored, read)
     spent = bill(simulation, load_prices(prices), process=process, period_s=period_s)
     return spent.total
+
+
+def _tables(model: Any) -> Iterator[tuple[int, int]]:
+    """(size, numbers read per token) of what is looked up by index."""
+    embedding = getattr(model, "embedding", None)
+    if embedding is not None:
+        yield embedding.size, embedding.shape[1]
+    is_memory = lambda node: isinstance(node, HashedMemory)
+    for node in jax.tree.leaves(model, is_leaf=is_memory):
+        if is_memory(node):
+            heads, _, row = node.table.shape
+            yield node.table.size, heads * row

@@ -10,10 +10,11 @@ import pytest
 
 from circuits.blocks import GatedRCBlock, GatedUnitBlock
 from circuits.blocks.channel import ChannelLayerConfig
+from circuits.blocks.memory import MemoryBlock
 from circuits.layers import MacLayer
 from evals.controls import controls_of, matched_layers, matched_unit, run_controls
 from evals.evaluate import evaluate
-from evals.wind_tunnel import operations
+from evals.wind_tunnel import operations, simulation_energy
 from physnn.__main__ import _guarded
 from tests.helpers import PROCESS
 from tests.helpers import quick_compilation as quick_compilation
@@ -200,3 +201,14 @@ def test_operations_are_counted_as_a_program_does_them():
     batched = operations(lambda a, b: jnp.einsum("bij,bjk->bik", a, b),
                          jnp.ones((2, 3, 5)), jnp.ones((2, 5, 7)))  # fmt: skip
     assert batched.macs == 2 * 3 * 5 * 7
+
+
+def test_of_a_table_only_the_rows_that_are_read_are_moved():
+    def energy(index_bits):
+        layer = (MemoryBlock(longest=2, index_bits=index_bits, row=4),)
+        config = PhysicalConfig(width=8, n_layers=1, layer=layer)
+        model = config.build(vocabulary=256, process=PROCESS, key=jax.random.key(0))
+        return simulation_energy(model, PROCESS, period_s=1e-12).nominal
+
+    # A thousand times the rows, at a period too short to leak.
+    assert energy(14) == pytest.approx(energy(4), rel=0.02, abs=0)
