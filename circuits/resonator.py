@@ -27,7 +27,7 @@ GMS = ("damping", "turn", "gain")
 
 
 class Resonator(AbstractDynamicCircuit):
-    """Two capacitors and four transconductors that ring when they are driven.
+    """Two capacitors and five transconductors that ring when they are driven.
 
              g_u·u          g_ω                C dp/dt = g_u·u − g_a·p − g_ω·q
               │        ┌──▷────┐               C dq/dt =         g_ω·p − g_a·q
@@ -41,8 +41,9 @@ class Resonator(AbstractDynamicCircuit):
         Var n = thermal_noise·kT/C·(a + ω + b)/a·(1 − e^−2a) / swing²,  in p and in q
 
     All transconductors are noisy, so the stationary variance is kT/C times (a+ω+b)/a,
-    about the quality factor: high Q costs dynamic range. Noise that is alike and
-    independent in p and q stays so under rotation: the variance of a step is exact.
+    about the quality factor: high Q costs dynamic range. That of g_u is counted in q
+    too, which it does not reach: noise that is alike and independent in p and q stays
+    so under rotation, which makes the variance of a step exact, and never too small.
 
     Each g is that of a pair in weak inversion, g = (C/T)·exp(2·bias / linear range):
     the biases are trained (`damping`, `turn`, `gain`), mismatched, and the three
@@ -55,8 +56,9 @@ class Resonator(AbstractDynamicCircuit):
     where the bank is one of RCs and its solution an associative scan: y_t = e^−jωt·z_t,
     y_t = e^−a·y_(t−1) + e^−jωt·drive_t.
 
-    Assumes: transconductors are linear over full scale. Does not model: their parasitic
-    poles, saturation of the states themselves, biases that follow temperature.
+    Assumes: transconductors are linear over full scale; biases are fixed in volts, so a
+    rate r at T_0 is r^(T_0/T) at T. Does not model: their parasitic poles, saturation
+    of the states themselves, biases that follow temperature.
 
     References: noise of gm-C resonators, Groenewold 1991, IEEE Transactions on Circuits
     and Systems 38 (8), 838; oscillatory state space, Rusch & Rus 2024, arXiv
@@ -137,8 +139,9 @@ class Resonator(AbstractDynamicCircuit):
         """(a, ω, drive gain re, im): b·(e^λ − 1)/λ by real numbers."""
         damping, turn, gain = self.rates(process)
         a = damping + self.leak(process)
-        shrink = jnp.exp(-a)
-        re, im = shrink * jnp.cos(turn) - 1, shrink * jnp.sin(turn)
+        # e^λ − 1 with no difference of numbers near 1: slow rates would drown in it.
+        re = jnp.expm1(-a) * jnp.cos(turn) - 2 * jnp.square(jnp.sin(turn / 2))
+        im = jnp.exp(-a) * jnp.sin(turn)
         size = gain / (a * a + turn * turn)
         return a, turn, size * (im * turn - re * a), -size * (re * turn + im * a)
 

@@ -21,6 +21,7 @@ from evals.wind_tunnel import simulation_energy
 from physnn.diagnose import diagnose, judged, limits_of
 from physnn.dynamics import Integrated, SolverConfig, integrated
 from physnn.energy import Modeled, bill, load_prices
+from train.counts import CountedModel
 from train.loop import TrainedRun, load_run
 from train.metrics import read_metrics
 from train.objective import Model
@@ -193,7 +194,8 @@ def _nodes(tree) -> Iterator[Any]:
 
 
 def _energies(run: TrainedRun, model: Model, prices: str):
-    physical = run.experiment.chips > 0
+    # Counted tables are billed as mask ROM, which is where they would be.
+    physical = run.experiment.chips > 0 or isinstance(run.model, CountedModel)
     period_s = getattr(getattr(run.model, "config", None), "period_s", 1e-6)
     for name, file in ({prices: prices} if physical else MACHINES).items():
         spent = bill(model, load_prices(file), process=run.process, period_s=period_s)

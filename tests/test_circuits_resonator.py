@@ -94,6 +94,45 @@ def test_a_sine_at_its_frequency_is_answered_with_b_over_2a(turn):
         assert size[1] < 0.5 * size[0], "one that is detuned hears little"
 
 
+@pytest.mark.parametrize("slow", [1e-4, 1e-2, 1.0])
+def test_a_held_input_adds_what_the_closed_form_says(slow):
+    damping, turn, gain = slow, 2 * slow, 3 * slow
+    cell = bank((damping, turn, gain))
+    rates = [float(rate[0]) for rate in cell.rates(PROCESS)]  # of the rounded biases
+    exponent = 1j * rates[1] - rates[0] - cell.leak(PROCESS)
+    added = rates[2] * np.expm1(exponent) / exponent
+    v, _ = cell.step(jnp.zeros(2), jnp.ones(1), process=QUIET, key=jr.key(0))
+    assert abs(complex(*map(float, v)) - added) < 2e-6 * abs(added)
+
+
+def test_heat_moves_the_rates_and_the_noise_and_the_bill():
+    rates, hot_K = (0.05, 0.7, 0.3), 358.0
+    cell = bank(*[rates] * 2)
+    cold_K, hot = PROCESS.temperature_K, with_process(temperature_K=hot_K)
+    moved = np.asarray(rates) ** (cold_K / hot_K)  # biases stay, nU_T grows
+    for rate, expected in zip(cell.rates(hot), moved, strict=True):
+        np.testing.assert_allclose(rate, expected, rtol=1e-5)
+    a, turn, gain = moved
+    a += cell.leak(hot)
+    ktc = PROCESS.thermal_variance(cell.state_F) * hot_K / cold_K
+    expected = ktc * (a + turn + gain) / a * -math.expm1(-2 * a)
+    np.testing.assert_allclose(cell.variance(hot), expected, rtol=1e-5)
+    volts = PROCESS.linear_range() * PROCESS.swing_V * hot_K / cold_K
+    tails = 2 * 2 * (2 * moved[0] + 2 * turn + gain) * cell.state_F * volts
+    found = totals(cell.events(hot, period_s=PERIOD_S))
+    assert found["supply_charge_C"] == pytest.approx(tails, rel=1e-5, abs=0)
+    # The supply pays for the charge and changes nothing else.
+    low = with_process(supply_V=0.8 * PROCESS.supply_V)
+    assert totals(cell.events(low, period_s=PERIOD_S)) == totals(
+        cell.events(PROCESS, period_s=PERIOD_S)
+    )
+    key = jr.key(0)
+    xs = jr.normal(key, (9, 2))
+    np.testing.assert_array_equal(
+        run(cell, xs, process=low, key=key), run(cell, xs, process=PROCESS, key=key)
+    )
+
+
 def test_q_is_what_the_rates_say():
     cell = bank((0.02, 1.0, 0.3))
     a = 0.02 + cell.leak(PROCESS)
@@ -167,14 +206,20 @@ def test_the_parallel_prefix_is_the_plain_scan(monkeypatch):
     cell = bank((0.05, 0.7, 0.3), (0.002, 2.0, 0.1))
     xs = jr.normal(jr.key(0), (64, 3, 2))
 
-    def loss(cell):
-        return jnp.sum(run(cell, xs, process=QUIET, key=jr.key(0)) ** 2)
+    # Not from rest: from there, nobody sees at which phase the turning frame starts.
+    start = jr.normal(jr.key(1), (3, 4))
+
+    def loss(arrays):
+        cell, start = arrays
+        last, ys = cell.scan(start, xs, process=QUIET, key=jr.key(0))
+        return jnp.sum(last) + jnp.sum(ys**2)
 
     found = []
     for sequential in (True, False):
         monkeypatch.setattr(recurrence, "is_sequential", lambda s=sequential: s)
         # A new function each: nothing that was compiled before is used again.
-        found.append(eqx.filter_value_and_grad(lambda c: loss(c))(cell))
+        solve = eqx.filter_value_and_grad(lambda arrays: loss(arrays))
+        found.append(eqx.filter_jit(solve)((cell, start)))
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4)
 

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evals.compare import compare_runs, summary
+from evals.evaluate import evaluate
 from evals.mixture import Mixture, fit_share, mixed_bits, score_with_counts
 from evals.quality import score_run
 from physnn.energy import bill, load_prices
@@ -214,6 +215,9 @@ def test_a_counted_run_is_scored_as_any_other(runs, text):
     assert load_experiment(runs["counts"] / "experiment.toml") == run.experiment
     (line,) = (runs["counts"] / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["tokens"] == task.n_bytes("train")
+    row = evaluate([runs["counts"]], windows=4, n_chips=2)
+    assert set(row.energy_J) == {"analog28"}
+    assert row.bits.n_chips == 1
     assert run.best_bits_per_byte == json.loads(line)["validation_bits_per_byte"]
     # Counted again is the same run.
     again = train(run.experiment, runs["counts"], progress=False)
