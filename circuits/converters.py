@@ -1,4 +1,4 @@
-"""Converters: successive-approximation ADC, capacitive DAC, sample-and-hold."""
+"""Converters: successive-approximation ADC and capacitive DAC."""
 
 import math
 

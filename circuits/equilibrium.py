@@ -197,8 +197,7 @@ class SettlingNetwork(AbstractDynamicCircuit):
         g = jnp.zeros((n, n)) if self.coupling is None else self.coupling.realized()
         leak = process.node_leakage_S * self.period_s / (self.state_F * rate)
         reach = jnp.asarray(process.linear_range(), d.dtype)
-        load = self.load(g, d) + leak
-        return Nodes(g, d, load, rate, self.offset.realized(), reach)
+        return Nodes(g, d, self.load(g, d) + leak, rate, self.offset.realized(), reach)
 
     def start_spread(self) -> Float[Array, " n"]:
         """Of a token's nodes at the start, for inputs that change, over slow ones."""
@@ -221,10 +220,6 @@ class SettlingNetwork(AbstractDynamicCircuit):
         nodes = self.nodes(process)
         return jnp.max(jnp.sum(jnp.abs(nodes.g), axis=0) / nodes.load)
 
-    def variance(self, process: Process):
-        """Variance of a node's thermal noise [full scale²]."""
-        return process.thermal_variance(self.state_F)
-
     def init_state(self, batch_shape=()):
         return jnp.zeros((*batch_shape, self.n_out))
 
@@ -238,7 +233,7 @@ class SettlingNetwork(AbstractDynamicCircuit):
         nodes = self.nodes(process)
         fastest = nodes.rate * nodes.load / self.period_s
         # Fluctuation-dissipation: alone, a node has kT/C at any conductance.
-        spread = jnp.sqrt(2 * fastest * self.variance(process))
+        spread = jnp.sqrt(2 * fastest * process.thermal_variance(self.state_F))
         return jnp.broadcast_to(spread, v.shape).astype(v.dtype)
 
     def read(self, v, x, *, process):
@@ -256,7 +251,7 @@ class SettlingNetwork(AbstractDynamicCircuit):
 
     def equilibrium(self, x, *, process: Process, key: Key[Array, ""]):
         """The fixed points of inputs `(*batch, n)`, under one noise draw each."""
-        nodes, half = self.nodes(process), self.variance(process) / 2
+        nodes, half = self.nodes(process), process.thermal_variance(self.state_F) / 2
         weight, target, *buffers = self.problem(x, nodes)
         forced = stream(key, "forcing")
         target = thermal_noise(target, half, process=process, key=forced)
@@ -289,7 +284,9 @@ class SettlingNetwork(AbstractDynamicCircuit):
         if isinstance(noise, int | float) and noise == 0:
             return None
         decay = jax.lax.stop_gradient(nodes.rate * nodes.load) / self.n_steps
-        spread = jnp.sqrt(self.variance(process) * -jnp.expm1(-2 * decay))
+        spread = jnp.sqrt(
+            process.thermal_variance(self.state_F) * -jnp.expm1(-2 * decay)
+        )
         return spread * white(stream(key, "steps"), (*shape, self.n_out))
 
     def step(self, state, x, *, process, key):
@@ -368,8 +365,8 @@ class SettlingNetwork(AbstractDynamicCircuit):
             # The contraction in time, over a token.
             figures["left after a token"] = jnp.exp(-jnp.min(nodes.rate * nodes.d))
         else:
-            v = self.scan(self.init_state(xs.shape[1:-1]), xs, process=process, key=key)
-            v = v[1]
+            start = self.init_state(xs.shape[1:-1])
+            _, v = self.scan(start, xs, process=process, key=key)
             failed = jnp.any(~jnp.isfinite(v), axis=-1)
             figures["not a number"] = jnp.mean(failed.astype(v.dtype))
         figures["drive of buffers"] = jnp.sqrt(jnp.mean(jnp.square(v))) / nodes.reach

@@ -1,6 +1,6 @@
 """evaluate: one row of a table of results, from one run or several seeds of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -13,7 +13,8 @@ import jax.random as jr
 import numpy as np
 
 from circuits.event_gate import measure_activity
-from circuits.lookup import softened
+from circuits.lookup import LookupLayer, softened
+from circuits.lookup_state import LookupState
 from circuits.memory import HashedMemory
 from evals.energy import MACHINES
 from evals.quality import Quality, median_interval, quality_of, score, scored_hits
@@ -21,6 +22,7 @@ from evals.wind_tunnel import simulation_energy
 from physnn.diagnose import diagnose, judged, limits_of
 from physnn.dynamics import Integrated, SolverConfig, integrated
 from physnn.energy import Modeled, bill, load_prices
+from physnn.export.package import circuits_of
 from train.counts import CountedModel
 from train.loop import TrainedRun, load_run
 from train.metrics import read_metrics
@@ -134,7 +136,11 @@ def evaluate(
         first.experiment.name,
         tuple(run.experiment.seed for run in runs),
         n_parameters(first),
-        sum(n.table.size for n in _nodes(first.model) if isinstance(n, HashedMemory)),
+        sum(
+            circuit.table.size
+            for _, circuit in circuits_of(first.model)
+            if isinstance(circuit, HashedMemory)
+        ),
         first.step * first.experiment.tokens_per_step,
         training_rate(first.folder),
         over_seeds(bits, "bits/image" if images else "bits/byte"),
@@ -179,18 +185,10 @@ def training_rate(folder: Path) -> float | None:
 
 def has_tables(model: Model) -> bool:
     """Whether a model holds lookup tables, which can be evaluated soft."""
-    kinds = {type(node).__name__ for node in _nodes(model)}
-    return "LookupLayer" in kinds or "LookupState" in kinds
-
-
-def _nodes(tree) -> Iterator[Any]:
-    if isinstance(tree, eqx.Module):
-        yield tree
-        for child in vars(tree).values():
-            yield from _nodes(child)
-    elif isinstance(tree, tuple | list):
-        for child in tree:
-            yield from _nodes(child)
+    return any(
+        isinstance(circuit, LookupLayer | LookupState)
+        for _, circuit in circuits_of(model)
+    )
 
 
 def _energies(run: TrainedRun, model: Model, prices: str):
@@ -216,7 +214,7 @@ def _wind_tunnel(run: TrainedRun, model: Model, prices: str) -> Modeled | None:
 def _transfer(run: TrainedRun, task, split: str, seed: int):
     """Noiseless bits per byte by the fast path and by an adaptive solver of Diffrax."""
     theirs = integrated(run.model, SolverConfig())
-    if not any(isinstance(node, Integrated) for node in _nodes(theirs)):
+    if not any(isinstance(circuit, Integrated) for _, circuit in circuits_of(theirs)):
         return None
     quiet = run.process.noiseless()
     found = []

@@ -10,6 +10,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Key, PyTree
 
 from physnn.circuit import AbstractCircuit
+from physnn.export.package import circuits_of
 from physnn.keys import stream
 from physnn.process import Process
 
@@ -76,20 +77,11 @@ def _tapped(model: PyTree, seen: dict) -> PyTree:
 
 def limits_of(model: PyTree) -> dict[str, tuple[float, float]]:
     """The limits of all figures that circuits in `model` have, by name."""
-    found: dict[str, tuple[float, float]] = {}
-
-    def visit(node):
-        if isinstance(node, AbstractCircuit):
-            found.update(node.limits)
-        if isinstance(node, eqx.Module):
-            for child in vars(node).values():
-                visit(child)
-        elif isinstance(node, tuple | list):
-            for child in node:
-                visit(child)
-
-    visit(model)
-    return found
+    return {
+        name: span
+        for _, circuit in circuits_of(model)
+        for name, span in circuit.limits.items()
+    }
 
 
 def judged(
