@@ -222,7 +222,17 @@ def solve_token(
 
 
 def integrated(model: PyTree, solver: SolverConfig) -> PyTree:
-    """The same model with Diffrax under every dynamic circuit in it."""
-    is_dynamic = lambda node: isinstance(node, AbstractDynamicCircuit)
-    wrap = lambda node: Integrated(node, solver) if is_dynamic(node) else node
+    """The same model with Diffrax under every dynamic circuit in it.
+
+    Circuits that are under Diffrax already get `solver` instead of theirs.
+    """
+
+    def is_dynamic(node) -> bool:
+        return isinstance(node, AbstractDynamicCircuit | Integrated)
+
+    def wrap(node):
+        if isinstance(node, Integrated):
+            node = node.circuit
+        return Integrated(node, solver) if is_dynamic(node) else node
+
     return jax.tree.map(wrap, model, is_leaf=is_dynamic)

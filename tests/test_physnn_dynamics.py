@@ -86,6 +86,8 @@ def test_a_network_is_integrated_where_it_is_dynamic():
     xs = signal("GatedRC")
     a, b = (run_jit(n, xs, process=QUIET, key=jr.key(0)) for n in (network, changed))
     np.testing.assert_allclose(a, b, atol=2e-4)
+    other = integrated(changed, SolverConfig("tsit5"))
+    assert eqx.tree_equal(other, integrated(network, SolverConfig("tsit5")))
 
 
 def _is_part(node) -> bool:

@@ -107,6 +107,14 @@ def test_saved_experiment_loads_back_equal(drawn, model, tmp_path_factory):
         ({"optimizer": {"peak_rate": float("nan")}}, r"`peak_rate` must be positive"),
         ({"steps": 0}, r"`steps` must be at least 1, but is 0"),
         ({"noise": {"energy_weight": -1.0}}, r"`energy_weight` must not be negative"),
+        (
+            {"solver": {"name": "rk4"}},
+            r"`name` must be one of .*, but is 'rk4' @ \$\.solver",
+        ),
+        (
+            {"solver": {}, "model": {"kind": "transformer"}},
+            r"`solver` must be left out .* kind `transformer`",
+        ),
         ({"batch": 3}, r"multiple of `chips_per_batch`, but they are 3 and 2"),
     ],
 )

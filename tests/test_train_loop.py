@@ -18,6 +18,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from physnn.dynamics import Integrated, SolverConfig
+from physnn.export.package import circuits_of
 from tests.helpers import physical_config
 from train.baseline import TransformerConfig
 from train.checkpoint import CheckpointError, Checkpoints
@@ -232,6 +234,19 @@ def test_loss_falls_and_validation_is_recorded(whole):
     validated = {x["step"]: x[key] for x in lines(whole.folder) if key in x}
     assert list(validated) == list(range(20, 241, 20))
     assert whole.best_bits_per_byte == min(validated.values())
+
+
+def test_a_run_trains_through_the_solver_its_config_names(home, whole):
+    solver = SolverConfig("heun", steps_per_token=8, adjoint="direct")
+    experiment = dataclasses.replace(physical(home), steps=4, solver=solver)
+    found = train(experiment, home / "integrated", progress=False)
+    loaded = load_run(found.folder)
+    cells = [each for _, each in circuits_of(loaded.model)]
+    assert [c.solver for c in cells if isinstance(c, Integrated)] == [solver]
+    first = lambda run: read_metrics(run.folder / "metrics.jsonl")[0]["bits_per_byte"]
+    # Other draws of the same noise: nearly the loss of the fast path.
+    assert first(found) == pytest.approx(first(whole), abs=0.05)
+    assert found.best_bits_per_byte < first(found)
 
 
 def test_a_run_folder_says_what_it_is_and_feeds_back(home, digital):

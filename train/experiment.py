@@ -14,6 +14,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn
 
 from circuits.blocks import BlockConfig, LayerConfig
+from physnn.dynamics import SolverConfig
 from train.baseline import TransformerConfig
 from train.classifier import ClassifierConfig
 from train.counts import CountsConfig
@@ -70,6 +71,8 @@ class Experiment:
     noise: NoiseAware = field(default_factory=NoiseAware)
     # Parameters whose path matches this regular expression stay as they start.
     frozen: str | None = None
+    # Diffrax under every dynamic circuit, in training and after; None: its fast path.
+    solver: SolverConfig | None = None
 
     def __post_init__(self):
         for name in (
@@ -97,6 +100,11 @@ class Experiment:
                 "A model of kind `classifier` goes with a task of kind `images`, but"
                 f" they are `{self.model.kind}` and `{self.task.kind}`."
             )
+        if self.solver is not None and not self.is_physical:
+            raise ValueError(
+                "Argument `solver` must be left out of a model that is no circuit, but"
+                f" the model is of kind `{self.model.kind}`."
+            )
         if self.seed < 0:
             raise ValueError(
                 f"Argument `seed` must not be negative, but is {self.seed}."
@@ -108,10 +116,13 @@ class Experiment:
             )
 
     @property
+    def is_physical(self) -> bool:
+        return isinstance(self.model, PhysicalConfig | ClassifierConfig)
+
+    @property
     def chips(self) -> int:
         """Chips fabricated per batch; 0 for a digital model, which has none."""
-        physical = isinstance(self.model, PhysicalConfig | ClassifierConfig)
-        return self.noise.chips_per_batch if physical else 0
+        return self.noise.chips_per_batch if self.is_physical else 0
 
     @property
     def tokens_per_step(self) -> int:

@@ -13,6 +13,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from physnn.dynamics import integrated
 from physnn.keys import stream
 from physnn.process import Process, load_process
 from train.checkpoint import Checkpoints
@@ -202,6 +203,8 @@ def begin(
     model = experiment.model.build(
         vocabulary=vocabulary, process=process, key=stream(key, "model")
     )
+    if experiment.solver is not None:
+        model = integrated(model, experiment.solver)
     trained, rest = split(model, experiment)
     optimizer = experiment.optimizer.build(steps=experiment.steps)
     state = TrainState(
