@@ -176,12 +176,12 @@ def thermometer(
 class BinaryEncoder(AbstractMemorylessCircuit):
     """A converter on each input: its code in offset binary, the lowest bit first.
 
-        x ──[ SAR ]── b_0 … b_{bits−1}     code = ⌊2^bits·(x + offset + n + 1)/2⌋
+        x ──[ SAR ]── b_0 … b_{bits−1}     code = ⌊2^bits·u⌋
+                                           u = (x + offset + n − low)/(high − low)
                                            Var n = thermal_noise·kT/sample_F/swing²
 
-    Bit j is −sgn sin(2π·2^{bits−1−j}·(x + 1)/2), which holds inside ± full scale; an
-    input outside is clipped. Its gradient is that of tanh(−2·sin), which `soft`
-    evaluates.
+    Bit j is −sgn sin(2π·2^{bits−1−j}·u), which holds from `low` to `high`; an input
+    outside is clipped. Its gradient is that of tanh(−2·sin), which `soft` evaluates.
 
     Assumes: an ideal converter behind the sampling capacitor. Does not model: its own
     linearity. A thermometer trains better (neighboring inputs differ in one bit); a
@@ -192,6 +192,8 @@ class BinaryEncoder(AbstractMemorylessCircuit):
     n_in: int = eqx.field(static=True)
     n_out: int = eqx.field(static=True)
     bits: int = eqx.field(static=True)
+    low: float = eqx.field(static=True)
+    high: float = eqx.field(static=True)
     sample_F: float = eqx.field(static=True)
     soft: bool = eqx.field(static=True)
 
@@ -199,8 +201,8 @@ class BinaryEncoder(AbstractMemorylessCircuit):
         x = x + self.offset.realized()
         variance = process.thermal_variance(self.sample_F)
         x = thermal_noise(x, variance, process=process, key=key)
-        # A hair inside, so that full scale itself is the highest code.
-        turns = (jnp.clip(x, -1.0, 1 - 2.0**-20) + 1) / 2
+        # A hair inside, so that `high` itself is the highest code.
+        turns = jnp.clip((x - self.low) / (self.high - self.low), 0.0, 1 - 2.0**-21)
         octaves = 2.0 ** np.arange(self.bits - 1, -1, -1)
         phase = 2 * jnp.pi * turns[..., None] * octaves.astype(x.dtype)
         u = -2 * jnp.sin(phase).reshape(*x.shape[:-1], self.n_out)
@@ -223,13 +225,14 @@ class BinaryEncoder(AbstractMemorylessCircuit):
     def netlist(self, process, *, name) -> Netlist:
         offsets = cells.realized(self.offset)
         x = cells.difference("x", process)
+        low, span = cells.number(self.low), cells.number(self.high - self.low)
         # Successive approximation: what is left after the higher bits decides the next.
         devices = [
             Device(
                 "rest",
                 "voltage",
                 ("r0", "ref"),
-                law=f"max(0, min(0.999999, ({x} + offset + 1) / 2))",
+                law=f"max(0, min(0.999999, ({x} + offset - {low}) / {span}))",
             )
         ]
         for step in range(self.bits):
@@ -289,8 +292,17 @@ class BinaryEncoder(AbstractMemorylessCircuit):
         return Netlist(name, ports, instances=instances)
 
 
-def binary_encoder(n_in: int, bits: int) -> BinaryEncoder:
-    """Converters of 1 to 8 `bits` on `n_in` inputs; other sizes raise `ValueError`."""
+def binary_encoder(
+    n_in: int, bits: int, *, low: float = -1.0, high: float = 1.0
+) -> BinaryEncoder:
+    """Converters of 1 to 8 `bits` on `n_in` inputs from `low` to `high` [full scale].
+
+    Raises `ValueError` for an empty range and other sizes.
+    """
+    if not low < high:
+        raise ValueError(
+            f"Argument `low` must be below `high`, but they are {low} and {high}."
+        )
     if n_in < 1:
         raise ValueError(f"Argument `n_in` must be positive, but is {n_in}.")
     if not 1 <= bits <= 8:
@@ -302,6 +314,8 @@ def binary_encoder(n_in: int, bits: int) -> BinaryEncoder:
         n_in=n_in,
         n_out=n_in * bits,
         bits=bits,
+        low=low,
+        high=high,
         sample_F=COMPARATOR_F,
         soft=False,
     )

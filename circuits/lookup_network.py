@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from circuits.lookup import LookupLayer, lookup_layer, softened
-from circuits.lookup_encoders import Thermometer, thermometer
+from circuits.lookup_encoders import (
+    BinaryEncoder,
+    Thermometer,
+    binary_encoder,
+    thermometer,
+)
 from circuits.lookup_readout import GroupSum
 from circuits.lookup_wiring import learned_wiring
 from physnn.circuit import AbstractMemorylessCircuit
@@ -22,10 +27,10 @@ if TYPE_CHECKING:  # the blocks import the families
 
 
 class LookupNetwork(AbstractMemorylessCircuit):
-    """Pixels to bits by comparators, through layers of tables, to a count per class.
+    """Pixels to bits, through layers of tables, to a count per class.
 
-        x ══[ thermometer ]══[ learned wires, tables ]══[ wires, tables ]══ …
-                                                              … ══[ sum ]══ y
+        x ══[ encoder ]══[ learned wires, tables ]══[ wires, tables ]══ …
+                                                          … ══[ sum ]══ y
 
     Pixels are fractions of full scale from 0 to 1. The pins of the first layer choose
     their bits in training, those of the later ones are wired at random. Each output is
@@ -37,7 +42,7 @@ class LookupNetwork(AbstractMemorylessCircuit):
     References: as `LookupLayer`.
     """
 
-    encoder: Thermometer
+    encoder: Thermometer | BinaryEncoder
     layers: tuple[LookupLayer, ...]
     readout: GroupSum
     n_in: int = eqx.field(static=True)
@@ -97,7 +102,8 @@ class LookupNetworkLayer:
     n_later_layers: int = 0
     n_classes: int = 10
     k: int = 6
-    levels: int = 4  # comparators per pixel
+    encoder: Literal["thermometer", "binary"] = "thermometer"
+    levels: int = 4  # bits per pixel: comparators, or digits of a converter
     n_candidates: int = 128  # bits that a pin of the first layer chooses from
     group: int = 60  # pins that share candidates
     basis: Literal["multilinear", "walsh"] = "multilinear"
@@ -105,7 +111,7 @@ class LookupNetworkLayer:
     blur: float = 0.25
     gumbel: float = 0.0  # noise of the reads in training [logits]
     tau: float = 8.0  # tables per nat
-    width: float = 0.1  # of the comparators' gradient
+    width: float = 0.1  # of the comparators' gradient [full scale]
     seed: int = 0  # of the wiring
 
     mechanism: ClassVar[str] = "trained"
@@ -135,7 +141,10 @@ def lookup_network(
     Raises `ValueError` for sizes that do not fit together, as the parts do.
     """
     c = config
-    encoder = thermometer(n_in, c.levels, low=0.0, high=1.0, width=c.width)
+    if c.encoder == "thermometer":
+        encoder = thermometer(n_in, c.levels, low=0.0, high=1.0, width=c.width)
+    else:
+        encoder = binary_encoder(n_in, c.levels, low=0.0, high=1.0)
     wiring = learned_wiring(
         encoder.n_out,
         c.n_tables * c.k,

@@ -56,11 +56,13 @@ def test_comparator_noise_moves_its_threshold():
 
 
 @pytest.mark.parametrize("bits", [1, 3, 8])
-def test_a_code_is_the_floor_of_its_input(bits):
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+def test_a_code_is_the_floor_of_its_input(bits, low):
     x = jnp.linspace(-1.2, 1.2, 97)[:, None]
-    y = run_jit(binary_encoder(1, bits), x, process=QUIET, key=jr.key(0))
+    encoder = binary_encoder(1, bits, low=low)
+    y = run_jit(encoder, x, process=QUIET, key=jr.key(0))
     code = np.sum((np.asarray(y) > 0) << np.arange(bits), axis=-1)
-    turns = (np.clip(np.asarray(x)[:, 0], -1, 1) + 1) / 2
+    turns = (np.clip(np.asarray(x)[:, 0], low, 1) - low) / np.float32(1 - low)
     expected = np.minimum(np.floor(turns * 2**bits), 2**bits - 1)
     np.testing.assert_array_equal(code, expected)
 
@@ -98,6 +100,10 @@ def test_a_network_says_how_often_soft_tables_disagree():
     x = jr.uniform(jr.key(0), (40, 6))
     found = network.diagnose(x, process=QUIET, key=jr.key(0))
     assert 0 <= found["soft_hard_disagreement"] <= 1
+    coded = small(encoder="binary").build(6, site())
+    bits = coded.encoder.apply(x, process=QUIET, key=jr.key(0)).reshape(40, 6, 2)
+    np.testing.assert_array_equal(bits[..., 1] > 0, x > 0.5)
+    assert coded.apply(x, process=QUIET, key=jr.key(0)).shape == (40, 2)
     sure = lambda leaf: dataclasses.replace(leaf, trained=1e4 * leaf.trained)
     decided = dataclasses.replace(network, layers=tuple(map(sure, network.layers)))
     assert decided.diagnose(x, process=QUIET, key=jr.key(0))[
@@ -162,3 +168,5 @@ def test_impossible_encoders_are_refused(change):
         binary_encoder(2, 9)
     with pytest.raises(ValueError, match="`n_in` must be positive, but is 0"):
         binary_encoder(0, 2)
+    with pytest.raises(ValueError, match=r"`low` must be below `high`, .* 1\.0 and"):
+        binary_encoder(1, 2, low=1.0)
