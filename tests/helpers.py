@@ -18,9 +18,9 @@ from circuits.blocks.channel import ChannelBlock
 from circuits.blocks.equilibrium import EquilibriumBlock
 from circuits.blocks.gated_unit import GatedUnit, GatedUnitBlock
 from circuits.blocks.lookup import LookupBlock
-from circuits.blocks.oscillator import OscillatorMixer
+from circuits.blocks.oscillator import OscillatorBlock
 from circuits.blocks.resonator import ResonatorBlock
-from circuits.blocks.state_space import GatedRCBlock, RCMixer
+from circuits.blocks.state_space import GatedRCBlock
 from circuits.channel import ChannelLayer
 from circuits.equilibrium import SettlingNetwork
 from circuits.lookup import lookup_layer, softened
@@ -33,7 +33,6 @@ from circuits.memory import HashedMemory
 from circuits.oscillator import PhaseOscillators
 from circuits.parts import NODE_F, AutomaticGain, DelayLine, GilbertGate
 from circuits.resonator import Resonator
-from circuits.restarted import Restarted
 from circuits.state_space import GatedRC
 from circuits.stuart_landau import StuartLandau
 from physnn.bank import Bank
@@ -118,20 +117,6 @@ def _rc(key, n=3, period_s=PERIOD_S):
     return eqx.tree_at(lambda c: c.offset.value, cell, 0.1 * jr.normal(key, (n,)))
 
 
-def _mixer(key):
-    return RCMixer(
-        4,
-        3,
-        n_taps=3,
-        bits=6,
-        output_gain=0.5,
-        period_s=PERIOD_S,
-        longest_memory=8.0,
-        process=PROCESS,
-        key=key,
-    )
-
-
 def _unit(key):
     return GatedUnit(4, 5, bits=6, output_gain=0.5, process=PROCESS, key=key)
 
@@ -155,13 +140,6 @@ def _phases(key):
 
 def _landau(key):
     return StuartLandau(3, period_s=PERIOD_S, key=key, n_steps=2)
-
-
-def _oscillators(key):
-    cell = PhaseOscillators(3, period_s=PERIOD_S, key=key, n_steps=2)
-    return OscillatorMixer(
-        4, Restarted(cell), n_taps=3, bits=6, output_gain=0.5, process=PROCESS, key=key
-    )
 
 
 def _settling(key):
@@ -241,17 +219,21 @@ CATALOGUE: dict[str, Callable] = {
     "GilbertGate": lambda key: GilbertGate(3),
     "DelayLine": _delay,
     "GatedRC": _rc,
-    "RCMixer": _mixer,
+    "GatedRCBlock": lambda key: GatedRCBlock(
+        n_states=3, n_taps=3, longest_memory=8.0
+    ).build(_site(key)),
     "GatedUnit": _unit,
     "Resonator": lambda key: Resonator(
         3, period_s=PERIOD_S, process=PROCESS, longest=9.0
     ),
-    "ResonatorMixer": lambda key: ResonatorBlock(n=3, n_taps=2, longest=9.0).build(
+    "ResonatorBlock": lambda key: ResonatorBlock(n=3, n_taps=2, longest=9.0).build(
         _site(key)
     ),
     "PhaseOscillators": _phases,
     "StuartLandau": _landau,
-    "OscillatorMixer": _oscillators,
+    "OscillatorBlock": lambda key: OscillatorBlock(n=3, n_taps=3, n_steps=2).build(
+        _site(key)
+    ),
     "ChannelLayer": lambda key: ChannelLayer(4, 3, bits=6, key=key),
     "ChannelUnit": lambda key: ChannelBlock(n_hidden=5, n_taps=3).build(_site(key)),
     "HashedMemory": _memory,
@@ -263,7 +245,7 @@ CATALOGUE: dict[str, Callable] = {
     "LookupNetwork": _table_network,
     "LookupMixer": _table_block,
     "SettlingNetwork": _settling,
-    "EquilibriumMixer": lambda key: EquilibriumBlock(
+    "EquilibriumBlock": lambda key: EquilibriumBlock(
         n=3, n_taps=3, degree=2, mode="transient", n_settle=2.0
     ).build(_site(key)),
     "Chain": _chain,

@@ -21,7 +21,7 @@ def test_a_gated_unit_is_its_schematic():
 
 
 def test_a_mixer_is_its_schematic():
-    mixer, xs = member("RCMixer"), signal("RCMixer")
+    mixer, xs = member("GatedRCBlock"), signal("GatedRCBlock")
     level = 0.25 * xs / jnp.sqrt(jnp.mean(xs**2, axis=-1, keepdims=True) + 0.01**2)
     usz = level @ mixer.inputs.weight.nominal() + mixer.inputs.offset.value
     u, s, z = jnp.split(jnp.clip(usz, -1, 1), 3, axis=-1)
@@ -39,7 +39,7 @@ def test_a_mixer_is_its_schematic():
 
 
 def test_memories_start_log_spaced_up_to_the_longest():
-    mixer = member("RCMixer")
+    mixer = member("GatedRCBlock")
     x = jnp.concatenate([jnp.zeros(3), mixer.inputs.offset.value[3:6]])
     alpha, _ = mixer.cell.coefficients(x, process=PROCESS)
     memory = -1 / np.log(alpha)
@@ -49,7 +49,7 @@ def test_memories_start_log_spaced_up_to_the_longest():
 
 def test_the_bill_of_a_block_is_that_of_its_parts():
     for name, parts in (
-        ("RCMixer", ("agc", "delay", "inputs", "cell", "gate", "output")),
+        ("GatedRCBlock", ("agc", "delay", "inputs", "cell", "gate", "output")),
         ("GatedUnit", ("agc", "inputs", "gate", "output")),
     ):
         block = member(name)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.blocks.base import Site
-from circuits.blocks.equilibrium import EquilibriumBlock, EquilibriumMixer
+from circuits.blocks.equilibrium import EquilibriumBlock
+from circuits.blocks.gated_mixer import GatedMixer
 from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.equilibrium import DRIVE_MIN, SettlingNetwork
 from evals.fidelity import verify
@@ -337,7 +338,8 @@ def test_controls_take_away_one_thing_each():
     assert uncoupled == dataclasses.replace(config, degree=0)
     assert uncoupled.without_mechanism() == GatedUnitBlock(n_hidden=12, n_taps=3)
     block = uncoupled.build(Site(4, PROCESS, jr.key(0)))
-    assert isinstance(block, EquilibriumMixer)
+    assert isinstance(block, GatedMixer)
+    assert isinstance(block.cell, SettlingNetwork)
     assert block.cell.coupling is None
     # Uncoupled, an equilibrium is its input.
     x = jr.normal(jr.key(0), (12,))

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import jax.random as jr
 import pytest
 
+from circuits.blocks.base import Site
 from circuits.blocks.gated_unit import GatedUnit
-from circuits.blocks.state_space import RCMixer
+from circuits.blocks.state_space import GatedRCBlock
 from circuits.mac import ChargeMac
 from circuits.parts import AutomaticGain, DelayLine, GilbertGate
 from circuits.state_space import GatedRC
@@ -323,17 +324,8 @@ def test_a_whole_gated_unit_is_wired_right(tmp_path):
 
 @pytest.mark.needs_ngspice
 def test_a_whole_mixer_is_wired_right(tmp_path):
-    mixer = RCMixer(
-        3,
-        2,
-        n_taps=3,
-        bits=6,
-        output_gain=1.0,
-        period_s=1e-6,
-        longest_memory=4.0,
-        process=PROCESS,
-        key=jr.key(1),
-    )
+    block = GatedRCBlock(n_states=2, n_taps=3, longest_memory=4.0)
+    mixer = block.build(Site(3, PROCESS, jr.key(1)))
     taps = jnp.asarray([[0.7, 0.4, -0.5], [0.3, -0.3, 0.2], [-0.2, 0.1, 0.4]])
     mixer = eqx.tree_at(lambda m: m.delay.tap.value, mixer, taps)
     clocks = {

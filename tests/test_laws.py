@@ -32,7 +32,14 @@ from tests.helpers import (
 )
 from tests.helpers import quick_compilation as quick_compilation
 
-COMPOSED = {"RCMixer", "GatedUnit", "OscillatorMixer", "Chain", "Parallel", "Residual"}
+COMPOSED = {
+    "GatedRCBlock",
+    "GatedUnit",
+    "OscillatorBlock",
+    "Chain",
+    "Parallel",
+    "Residual",
+}
 every_circuit = pytest.mark.parametrize("name", CATALOGUE)
 
 

@@ -12,8 +12,10 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from circuits.blocks.base import Site
+from circuits.blocks.gated_mixer import GatedMixer
 from circuits.blocks.gated_unit import GatedUnit
-from circuits.blocks.state_space import RCMixer
+from circuits.blocks.state_space import GatedRCBlock
 from circuits.mac import ChargeMac
 from circuits.parts import NODE_F, AutomaticGain, DelayLine, GilbertGate
 from circuits.state_space import GatedRC
@@ -33,7 +35,7 @@ class Design(eqx.Module):
 
     embedding: jax.Array
     units: tuple[GatedUnit, ...]
-    mixer: RCMixer
+    mixer: GatedMixer
 
     def __init__(self, key):
         self.embedding = jnp.linspace(-1, 1, 12).reshape(4, 3)
@@ -41,16 +43,9 @@ class Design(eqx.Module):
             3, 4, bits=6, output_gain=0.5, process=PROCESS, key=key
         )
         self.units = (make(jr.fold_in(key, 0)), make(jr.fold_in(key, 1)))
-        self.mixer = RCMixer(
-            3,
-            2,
-            n_taps=3,
-            bits=6,
-            output_gain=0.5,
-            period_s=PERIOD_S,
-            longest_memory=10.0,
-            process=PROCESS,
-            key=jr.fold_in(key, 2),
+        block = GatedRCBlock(n_states=2, n_taps=3, longest_memory=10.0)
+        self.mixer = block.build(
+            Site(3, PROCESS, jr.fold_in(key, 2), PERIOD_S, output_gain=0.5)
         )
 
 
