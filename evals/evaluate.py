@@ -31,6 +31,7 @@ from train.tasks.images import ImagesConfig
 
 # Windows of the solver transfer: Diffrax is slow, and the difference is small or not.
 TRANSFER_WINDOWS = 16
+TRANSFER_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Evaluation:
     energy_J: dict[str, Modeled]  # per token by price list
     wind_tunnel: Modeled | None
     soft: float | None  # quality with lookup tables evaluated soft; images: accuracy
-    other_solver: tuple[float, float] | None  # bits by fast path and by Diffrax
+    other_solver: tuple[float, float] | None  # quality by fast path, by Diffrax
     figures: dict[str, dict[str, float]]  # of the first seed
     limits: dict[str, tuple[float, float]]  # where they should be
 
@@ -60,15 +61,17 @@ class Evaluation:
 
     def __str__(self):
         tables = f" ({self.in_memories:,} in memories)" if self.in_memories else ""
+        each = "image" if self.accuracy else "token"
+        seeds = "1 seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
         lines = [
-            f"{self.name}: {len(self.seeds)} seeds, {self.parameters:,} parameters"
-            f"{tables}, {self.tokens:,} trained on",
+            f"{self.name}: {seeds}, {self.parameters:,} parameters{tables}, trained on"
+            f" {self.tokens:,} {each}s",
             f"  quality      {_interval(self.bits)}",
         ]
         if self.accuracy:
             lines.append(f"  accuracy     {_interval(self.accuracy)}")
         for name, energy in self.energy_J.items():
-            lines.append(f"  energy       {energy} per token on {name}")
+            lines.append(f"  energy       {energy} per {each} on {name}")
         if self.wind_tunnel:
             w = self.wind_tunnel
             lines.append(
@@ -76,7 +79,7 @@ class Evaluation:
                 " simulate digitally over run"
             )
         if self.tokens_per_s:
-            lines.append(f"  training     {self.tokens_per_s:,.0f} tokens/s")
+            lines.append(f"  training     {self.tokens_per_s:,.0f} {each}s/s")
         if self.soft is not None:
             hard = self.accuracy or self.bits
             gap = self.soft / hard.median - 1
@@ -148,7 +151,7 @@ def evaluate(
         dict(_energies(first, counted, prices)),
         _wind_tunnel(first, counted, prices),
         median(soft) if soft else None,
-        None if images else _transfer(first, task, split, seed),
+        _transfer(first, task, split, seed),
         _figures(first, batches[0].tokens),
         limits_of(first.model),
     )
@@ -212,20 +215,25 @@ def _wind_tunnel(run: TrainedRun, model: Model, prices: str) -> Modeled | None:
 
 
 def _transfer(run: TrainedRun, task, split: str, seed: int):
-    """Noiseless bits per byte by the fast path and by an adaptive solver of Diffrax."""
+    """Noiseless bits per byte by the fast path and by an adaptive solver of Diffrax.
+
+    Of images it is the accuracy.
+    """
     theirs = integrated(run.model, SolverConfig())
     if not any(isinstance(circuit, Integrated) for _, circuit in circuits_of(theirs)):
         return None
-    quiet = run.process.noiseless()
-    found = []
-    for model in (run.model, theirs):
-        batches = task.windows(
-            split, batch=min(run.experiment.batch, 8), limit=TRANSFER_WINDOWS
-        )
-        found.append(
-            score(model, batches, process=quiet, n_chips=1, key=jr.key(seed)).median
-        )
-    return found[0], found[1]
+    images = isinstance(run.experiment.task, ImagesConfig)
+    batch = run.experiment.batch if images else min(run.experiment.batch, 8)
+    limit = TRANSFER_IMAGES if images else TRANSFER_WINDOWS
+    batches = [*task.windows(split, batch=batch, limit=limit)]
+    asked = {"process": run.process.noiseless(), "n_chips": 1, "key": jr.key(seed)}
+
+    def quality(model) -> float:
+        if images:
+            return quality_of(scored_hits(model, batches, **asked)).median
+        return score(model, batches, **asked).median
+
+    return quality(run.model), quality(theirs)
 
 
 def _figures(run: TrainedRun, tokens: np.ndarray) -> dict[str, dict[str, float]]:

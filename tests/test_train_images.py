@@ -177,6 +177,22 @@ def test_a_row_of_images_is_in_accuracy_with_its_controls(folder, tmp_path):
     assert found.rows["chance"].median in counts / counts.sum()
 
 
+def test_a_row_of_images_says_what_another_solver_makes_of_it(folder, tmp_path):
+    layers = [
+        {"kind": "mac_layer", "n_out": 4},
+        {"kind": "gated_rc", "n_states": 4},
+        {"kind": "mac_layer", "n_out": 3},
+    ]
+    wanted = replace(experiment(folder, layers=layers), steps=60)
+    run = train(wanted, tmp_path / "run", progress=False)
+    row = evaluate([run.folder], split="test", n_chips=1, windows=90, seed=0)
+    assert row.other_solver is not None
+    ours, theirs = row.other_solver
+    assert ours > 0.5
+    # The fast path is the closed form.
+    assert ours == pytest.approx(theirs, abs=0.02)
+
+
 def test_patches_arrive_in_the_order_of_rows():
     layers = (GatedRCBlock(n_states=4, n_taps=2), MacLayer(n_out=3))
     whole = {"vocabulary": 3, "process": PROCESS, "key": jr.key(0)}
