@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from circuits.converter_floor import floor_J
 from physnn.bank import Bank
 from physnn.circuit import AbstractMemorylessCircuit
 from physnn.energy.events import Event
@@ -45,8 +46,10 @@ class SarConverter(AbstractMemorylessCircuit):
 
     It bills what it consists of, so **no `adc_conversion` event**, which is a whole
     converter at a surveyed price: charge of the array, of the comparator and of the
-    driver of x; flip-flops of the sequencer. At 28 nm the sum lies inside the range of
-    that survey (tested). Does not bill: a reference buffer.
+    driver of x; flip-flops of the sequencer. Where that charge is less than the
+    best converters were measured to take (`floor_J`), `measured floor` bills the rest,
+    and the flip-flops on top. At 28 nm the sum lies inside the range of the survey
+    (tested). Does not bill: a reference buffer.
 
     Assumes: the two halves are one array of twice the area; complete settling. The law
     of E(y − x)² holds below 0.3 LSB of comparator noise. Does not model: noise and
@@ -166,12 +169,17 @@ class SarConverter(AbstractMemorylessCircuit):
         del period_s
         n, total_F = self.n_out, self.unit_F * 2 ** (self.bits - 1)
         sampling = total_F * process.swing_V + process.settling_charge_C(total_F)
-        decisions = 2 * self.bits * self.comparator_F * process.supply_V
-        return (
-            Event("supply_charge_C", 2 * n * sampling, "samples"),
+        charges = {
+            "samples": 2 * sampling,
             # Of the two halves one is switched, the whole array in B − 1 decisions.
-            Event("supply_charge_C", n * total_F * process.supply_V, "array"),
-            Event("supply_charge_C", n * decisions, "comparators"),
+            "array": total_F * process.supply_V,
+            "comparators": 2 * self.bits * self.comparator_F * process.supply_V,
+        }
+        missing = floor_J(self.bits) / process.supply_V - sum(charges.values())
+        if missing > 0:
+            charges["measured floor"] = missing
+        return (
+            *(Event("supply_charge_C", n * q, part) for part, q in charges.items()),
             # A shift register of B, clocked B times, and the B bits it fills.
             Event("flop_cycle", n * self.bits * (self.bits + 1), "sequencers"),
         )

@@ -5,17 +5,23 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 
+from circuits.event_gate import measure_activity
 from evals.energy import Scored, compare, ratio_table
+from evals.evaluate import over_seeds
+from evals.projection import project
 from evals.quality import score
 from train.baseline import FlaxModel
 from train.counts import CountedModel
+from train.experiment import Experiment
 from train.loop import TrainedRun, load_run
 from train.metrics import read_metrics
 from train.run_folder import git_commit, read_run_folder
@@ -34,52 +40,65 @@ def compare_runs(
     prices: str = "analog28",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Everything the report shows, for one physical run and a ladder of transformers.
+    """Everything the report shows, for physical systems and a ladder of transformers.
 
-    Runs of counted tables are rows beside them. All are scored on the same `windows` of
-    `split` (0: every byte of it). Raises `ComparisonError` when there is not one
-    physical run and at least one transformer, or they saw different text or different
-    amounts of it.
+    Runs of one experiment that differ by seed form one system. Runs of counted tables
+    are rows beside them. All are scored on the same `windows` of `split` (0: every byte
+    of it). What event gates kept silent on the first of them is not billed. Raises
+    `ComparisonError` when there is no physical run or no transformer, a run is given
+    twice, or they saw different text or different amounts of it.
     """
     runs = [load_run(folder) for folder in folders]
-    counted = [run for run in runs if isinstance(run.model, CountedModel)]
-    ladder = [run for run in runs if isinstance(run.model, FlaxModel)]
-    physical = [run for run in runs if run not in counted and run not in ladder]
-    if len(physical) != 1 or not ladder:
+    groups = _systems(runs)
+    kinds = [_kind(group[0]) for group in groups.values()]
+    if "physical" not in kinds or "transformer" not in kinds:
         raise ComparisonError(
-            "A comparison must have one physical run and at least one transformer, but"
-            f" has {len(physical)} and {len(ladder)}."
+            "A comparison must have at least one physical run and one transformer, but"
+            f" has {kinds.count('physical')} and {kinds.count('transformer')}."
         )
     _same_text(runs)
     task = runs[0].experiment.task.build()
-    scored = {}
-    for run in (*physical, *ladder, *counted):
-        chips = n_chips if run in physical else 1
-        batches = task.windows(split, batch=run.experiment.batch, limit=windows)
-        quality = score(
-            run.model,
-            batches,
-            process=run.process,
-            n_chips=chips,
-            key=jr.key(seed),
+    scored: dict[str, Scored] = {}
+    for name, group in groups.items():
+        kind, experiment = _kind(group[0]), group[0].experiment
+        batches = [*task.windows(split, batch=experiment.batch, limit=windows)]
+        qualities = [
+            score(
+                run.model,
+                batches,
+                process=run.process,
+                n_chips=n_chips if kind == "physical" else 1,
+                key=jr.key(seed),
+            )
+            for run in group
+        ]
+        seen = jnp.asarray(batches[0].tokens[:, :-1], jnp.int32)
+        models = [
+            measure_activity(run.model, seen, process=run.process, key=jr.key(seed))
+            for run in group
+        ]
+        scored[name] = Scored(
+            name,
+            kind,
+            tuple(models),
+            _tokens(group[0]),
+            over_seeds(qualities, "bits/byte"),
+            tuple(qualities),
+            group[0].process,
+            group[0].model,
         )
-        name = run.experiment.name
-        scored[name] = Scored(name, _kind(run), run.model, _tokens(run), quality)
     of = lambda kind: [each for each in scored.values() if each.kind == kind]
-    (ours,), rivals = of("physical"), of("transformer")
-    results = compare(
-        ours,
-        rivals,
-        counted=of("counts"),
-        process=physical[0].process,
-        prices=prices,
-    )
-    results["notes"] += [_about_counts(run) for run in counted]
-    of_name = {run.experiment.name: run for run in runs}
+    ours, rivals, counted = of("physical"), of("transformer"), of("counts")
+    results = compare(ours, rivals, counted=counted, prices=prices)
+    results["notes"] += [_about_counts(each) for each in counted]
     for system in results["systems"]:
-        system |= _history(of_name[system["name"]])
+        group = groups[system["name"]]
+        system |= _history(group[0])
+        system["run_seeds"] = [run.experiment.seed for run in group]
+    names = " and ".join(each.name for each in ours)
+    results["projection"] = project(ours, rivals, results["systems"])
     return {
-        "title": f"{ours.name} against {len(rivals)} transformers",
+        "title": f"{names} against {_many(len(rivals), 'transformer')}",
         "provenance": _provenance(runs),
         "data": {
             "name": task.source,
@@ -91,12 +110,39 @@ def compare_runs(
     }
 
 
+def _many(n: int, what: str) -> str:
+    return f"{n} {what}" + ("s" if n != 1 else "")
+
+
+def _systems(runs: Sequence[TrainedRun]) -> dict[str, list[TrainedRun]]:
+    """Runs by system: those of one experiment, whatever their seed and name."""
+    groups: dict[Experiment, list[TrainedRun]] = {}
+    for run in runs:
+        alike = groups.setdefault(replace(run.experiment, seed=0, name=""), [])
+        if any(run.experiment.seed == other.experiment.seed for other in alike):
+            raise ComparisonError(
+                f"The runs of a system must differ in their seeds, but {run.folder} and"
+                f" {alike[0].folder} both have seed {run.experiment.seed}: leave out"
+                " one of them."
+            )
+        alike.append(run)
+    # Experiments of one name, with different settings, go by their folders.
+    names = [group[0].experiment.name for group in groups.values()]
+    for name in (*names,):
+        if names.count(name) > 1:
+            names = [
+                f"{name} ({group[0].folder})" if each == name else each
+                for each, group in zip(names, groups.values(), strict=True)
+            ]
+    return dict(zip(names, groups.values(), strict=True))
+
+
 _SPLITS = ("train", "validation", "test")
 
 
 def summary(results: dict[str, Any]) -> str:
     """The table of a comparison as text."""
-    table = [("system", "parameters", "bits/byte", "interval", "chips")]
+    table = [("system", "parameters", "bits/byte", "interval", "seeds", "chips")]
     for system in results["systems"]:
         quality = system["quality"]
         interval = f"{quality['low']:.3f}-{quality['high']:.3f}"
@@ -105,7 +151,8 @@ def summary(results: dict[str, Any]) -> str:
                 system["name"],
                 f"{system['parameters']:,}",
                 f"{quality['median']:.3f}",
-                interval if quality["n_chips"] > 1 else "-",
+                interval if len(quality["values"]) > 1 else "-",
+                str(len(system["seeds"])),
                 str(quality["n_chips"]),
             )
         )
@@ -129,7 +176,7 @@ def _same_text(runs: Sequence[TrainedRun]) -> None:
         )
     # A count reads the whole text once, whatever the others had time for.
     trained = [run for run in runs if not isinstance(run.model, CountedModel)]
-    tokens = {run.experiment.name: _tokens(run) for run in trained}
+    tokens = {str(run.folder): _tokens(run) for run in trained}
     if len(set(tokens.values())) > 1:
         raise ComparisonError(
             f"Runs must have seen equally many tokens to be compared, but saw {tokens}:"
@@ -143,11 +190,11 @@ def _kind(run: TrainedRun) -> Literal["physical", "transformer", "counts"]:
     return "transformer" if isinstance(run.model, FlaxModel) else "physical"
 
 
-def _about_counts(run: TrainedRun) -> str:
-    tables = run.model.tables
+def _about_counts(scored: Scored) -> str:
+    tables = scored.models[0].tables
     megabytes = sum(tables.stored_bits()) / 8e6
     return (
-        f"{run.experiment.name}: nothing is learned; {sum(tables.entries()):,} counts"
+        f"{scored.name}: nothing is learned; {sum(tables.entries()):,} counts"
         f" of {tables.n_tokens:,} bytes of the training split, {megabytes:.3g} MB of"
         " tables, billed as a mask ROM."
     )

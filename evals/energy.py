@@ -1,18 +1,24 @@
-"""Energy at equal quality: bills of both sides, and the ratio read off the ladder.
+"""Energy at equal quality: bills of both sides, and what they say about each other.
 
 `compare` returns plain values; the report needs nothing else:
 
     systems [{name, kind: "physical" | "transformer" | "counts", parameters, tokens,
-              quality {median, low, high, n_chips, values, ...}, latency_s (None: not
-              modeled), bytes_per_token, J_per_byte {bill: {low, nominal, high}},
-              bills {bill: Ledger.to_json()}}]
-        bills of a transformer are called G, A and R, that of the physical model by its
-        price list, that of counted tables (a row of their own, in no ratio) the same
+              quality {median, low, high, n_chips, values, ...}, seeds [like it],
+              latency_s (None: not modeled), bytes_per_token,
+              J_per_byte {bill: {low, nominal, high}}, bills {bill: Ledger.to_json()}}]
+        bills of a transformer are called G, A and R, that of a physical model by its
+        price list, that of counted tables (a row of their own, in no ratio) the same;
+        of every physical system, beside these:
     ratios {"G" | "A" | "R": {relation: "=" | ">=" | "below ladder", low, nominal, high,
             verdict (a sentence), opponent_J {low, nominal, high}, list, batch,
+            service {class, said}, J_per_byte {ours, opponent: {low, nominal, high}},
+            corner_runs {low, high: the ratio with all prices of both sides there},
+            interval (evals.frontier.Resampled, over seeds and chips),
             at_quality {low, high: {relation, nominal}} (at the ends of the interval of
-            the chips' bits per byte), other_batches {name: the same} (only G)}}
-    amdahl [{line, energy_J, share, gain_if_free}] of the physical model
+            the bits per byte), other_batches {name: the same} (only G)}}
+    amdahl [{line, energy_J, share, gain_if_free}]
+    next_to_shrink (evals.waterfall), waterfall {machine: evals.waterfall},
+    tornado {machine: evals.sensitivity}
     notes [sentence]
 
 A ratio is the opponent's Joules over ours; above 1 we spend less. Its `low` is the
@@ -20,15 +26,24 @@ opponent's low corner over our high one. For ">=" the three are lower bounds; "b
 ladder" has none.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
-import numpy as np
 
+from evals.frontier import Draws, Ratio, Sampled, bootstrap, draw, equal_quality
 from evals.quality import Quality
+from evals.sensitivity import Side, tornado
+from evals.waterfall import (
+    Physical,
+    Recorded,
+    next_to_shrink,
+    physical_side,
+    record,
+    waterfall,
+)
 from physnn.energy import Ledger, Modeled, Prices, bill, load_prices
 from physnn.process import Process
 from physnn.units import readable
@@ -38,212 +53,251 @@ MACHINES = {"G": "gpu2030", "A": "sram2030", "R": "rom2030"}
 # What else the GPU may be asked: one user alone, and the batch of the lowest energy per
 # token that was measured (mle3.llama-31-8b-instruct.b200x1.min).
 OTHER_BATCHES = {"one user": 1.0, "best batch": 2043.0}
+# Seeds whose bills differ by more than this are told about.
+ALIKE = 0.01
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A trained system, its size and its score."""
+    """A trained system of one or several seeds, its size and its scores.
+
+    - `models`: one of each seed, as billed.
+    - `quality`: over all seeds; `seeds`: of each, in the order of `models`.
+    - `dense`: the first model before its silence was counted; without it, the first.
+    """
 
     name: str
     kind: Literal["physical", "transformer", "counts"]
-    model: Any
+    models: tuple[Any, ...]
     tokens: int
     quality: Quality
+    seeds: tuple[Quality, ...]
+    process: Process
+    dense: Any = None
+
+    def sampled(self, energies: Sequence[Modeled]) -> Sampled:
+        return Sampled(tuple(each.values for each in self.seeds), tuple(energies))
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """Opponent's Joules over ours at equal bits per byte.
+class _Ladder:
+    """The rungs at one period, and their draws against one physical system."""
 
-    `relation` says what the three numbers are: the ratio ("="), lower bounds of it
-    (">=": we are better than every rung), or absent ("below ladder": every rung is
-    better than we are, and the ladder says nothing about worse ones).
-    """
+    rungs: Sequence[Scored]
+    recorded: tuple[Recorded, ...]
 
-    relation: Literal["=", ">=", "below ladder"]
-    low: float | None
-    nominal: float | None
-    high: float | None
-    opponent: Modeled | None
-    verdict: str
+    @property
+    def scores(self) -> list[float]:
+        return [rung.quality.median for rung in self.rungs]
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "relation": self.relation,
-            "low": self.low,
-            "nominal": self.nominal,
-            "high": self.high,
-            "verdict": self.verdict,
-            "opponent_J": self.opponent.to_json() if self.opponent else None,
-        }
+    def bills(self, prices: Prices, process: Process) -> list[Ledger]:
+        return [bill(each, prices, process=process) for each in self.recorded]
+
+    def side(self, prices: Prices, process: Process) -> Side:
+        return Side(prices, tuple(_biller(each, process) for each in self.recorded))
 
 
-def equal_quality(
-    bits_per_byte: float, energy: Modeled, ladder: Sequence[tuple[float, Modeled]]
-) -> Ratio:
-    """The ratio at the quality of the physical model, from `(bits per byte, J)` rungs.
-
-    Rungs that cost as much as another and are no better are left out. Between the rest,
-    log J is interpolated linearly in bits per byte, each corner by itself; where only
-    left-out rungs are worse, the opponent is the cheapest rung. Nothing is ever
-    extrapolated.
-
-    Raises `ValueError` for an empty ladder, and for energies or scores that are not
-    positive and finite.
-    """
-    if not ladder:
-        raise ValueError("Argument `ladder` must have at least one rung, but is empty.")
-    for score, spent in ((bits_per_byte, energy), *ladder):
-        values = (score, spent.low, spent.nominal, spent.high)
-        if not all(0 < value < math.inf for value in values):
-            raise ValueError(
-                "Every score and energy must be positive and finite, but there is"
-                f" {score} bits per byte at {spent.low}, {spent.nominal} and"
-                f" {spent.high} J: leave out what diverged."
-            )
-    frontier: list[tuple[float, Modeled]] = []
-    for score, spent in sorted(ladder, key=lambda rung: (rung[1].nominal, rung[0])):
-        if not frontier or score < frontier[-1][0]:
-            frontier.append((score, spent))
-    worst, best = max(score for score, _ in ladder), frontier[-1][0]
-    if bits_per_byte > worst:
-        score, spent = frontier[0]
-        return Ratio(
-            "below ladder",
-            None,
-            None,
-            None,
-            None,
-            f"below ladder: every rung is better than {bits_per_byte:.3f} bits per"
-            f" byte; the cheapest reaches {score:.3f} with"
-            f" {spent.nominal / energy.nominal:.3g}x the energy.",
-        )
-    if bits_per_byte < best:
-        opponent = frontier[-1][1]
-        verdict = (
-            f"at least (>=): better than every rung; the best reaches {best:.3f} and"
-            " would have to spend more."
-        )
-        return _ratio(">=", energy, opponent, verdict)
-    scores = np.array([score for score, _ in frontier[::-1]])
-
-    def at(corner: str) -> float:
-        energies = [math.log(getattr(spent, corner)) for _, spent in frontier[::-1]]
-        return math.exp(np.interp(bits_per_byte, scores, energies))
-
-    opponent = Modeled(at("low"), at("nominal"), at("high"))
-    verdict = f"at equal quality, interpolated between {worst:.3f} and {best:.3f}."
-    return _ratio("=", energy, opponent, verdict)
-
-
-def _ratio(
-    relation: Literal["=", ">="], energy: Modeled, opponent: Modeled, verdict: str
-) -> Ratio:
-    return Ratio(
-        relation,
-        opponent.low / energy.high,
-        opponent.nominal / energy.nominal,
-        opponent.high / energy.low,
-        opponent,
-        verdict,
-    )
+def _biller(design: Any, process: Process):
+    return lambda prices: bill(design, prices, process=process).total
 
 
 def compare(
-    physical: Scored,
+    physical: Sequence[Scored],
     ladder: Sequence[Scored],
     *,
     counted: Sequence[Scored] = (),
-    process: Process,
     prices: str = "analog28",
     bytes_per_token: float = 1.0,
 ) -> dict[str, Any]:
-    """Bills of all systems and the ratio on each machine; the schema is above.
+    """Bills of all systems and the ratios on each machine; the schema is above.
 
-    Digital machines are billed at the physical model's period, which only their leakage
+    Digital machines are billed at a physical model's period, which only their leakage
     depends on: both sides are as busy. `counted` tables are billed as ROM on the
-    physical model's price list. Raises `ValueError` for an empty ladder.
+    physical models' price list. Raises `ValueError` for an empty ladder and without a
+    physical system.
     """
-    if not ladder:
-        raise ValueError("Argument `ladder` must have at least one rung, but is empty.")
-    ours = bill(physical.model, load_prices(prices), process=process)
+    if not ladder or not physical:
+        raise ValueError(
+            "Arguments `physical` and `ladder` must have at least one system, but one"
+            " of them is empty."
+        )
+    ours = load_prices(prices)
     machines = {name: load_prices(file) for name, file in MACHINES.items()}
-
-    def bills_on(each: Prices) -> list[Ledger]:
-        return [
-            bill(rung.model, each, process=process, period_s=ours.period_s)
-            for rung in ladder
-        ]
-
-    def ratio(bills: list[Ledger]) -> dict[str, Any]:
-        rungs = [
-            (rung.quality.median, each.total)
-            for rung, each in zip(ladder, bills, strict=True)
-        ]
-        median, *ends = (
-            equal_quality(getattr(physical.quality, point), ours.total, rungs)
-            for point in ("median", "low", "high")
+    system = partial(_system, bytes_per_token=bytes_per_token)
+    systems, notes = [], []
+    for each in physical:
+        period_s = bill(each.models[0], ours, process=each.process).period_s
+        recorded = (record(rung.models[0], each.process, period_s) for rung in ladder)
+        rungs = _Ladder(ladder, tuple(recorded))
+        ledgers = [bill(model, ours, process=each.process) for model in each.models]
+        side = physical_side(
+            each.models[0],
+            each.models[0] if each.dense is None else each.dense,
+            each.process,
+            period_s=period_s,
         )
-        return {
-            **median.to_json(),
-            "list": bills[0].prices,
-            "batch": bills[0].batch,
-            "at_quality": {
-                end: {"relation": each.relation, "nominal": each.nominal}
-                for end, each in zip(("low", "high"), ends, strict=True)
-            },
+        systems.append(
+            system(each, {prices: ledgers[0]}, period_s)
+            | _gains(each, ledgers, side, rungs, machines, ours, bytes_per_token)
+        )
+        notes += _notes(each, ledgers)
+    first = physical[0]
+    period_s = systems[0]["latency_s"]
+    for rung in ladder:
+        own = record(rung.models[0], first.process, period_s)
+        on = {m: bill(own, p, process=first.process) for m, p in machines.items()}
+        systems.append(system(rung, on, None))
+    for each in counted:
+        own = bill(each.models[0], ours, process=first.process)
+        systems.append(system(each, {prices: own}, None))
+    return {"systems": systems, "notes": notes}
+
+
+def _gains(
+    scored: Scored,
+    ledgers: Sequence[Ledger],
+    side: Physical,
+    rungs: _Ladder,
+    machines: dict[str, Prices],
+    ours: Prices,
+    bytes_per_token: float,
+) -> dict[str, Any]:
+    """Everything that one physical system says about the ladder."""
+    process, quality = scored.process, scored.quality
+    energies = [ledger.total for ledger in ledgers]
+    sampled = scored.sampled(energies)
+    draws = draw(sampled, [each.sampled(()) for each in rungs.rungs])
+    ask = partial(
+        _ratio, scored, ledgers[0], sampled, draws, rungs, per_byte=1 / bytes_per_token
+    )
+    bits_of = lambda rung: getattr(getattr(rung.models[0], "config", None), "bits", 8)
+    bits = [float(bits_of(rung)) for rung in rungs.rungs]
+    weights_bits = list(zip(rungs.recorded, bits, strict=True))
+    ratios, falls, swings, opponents = {}, {}, {}, {}
+    for name, machine in machines.items():
+        found, ratios[name] = ask(machine)
+        swings[name] = tornado(
+            quality.median,
+            Side(ours, (_biller(side.built, process),)),
+            rungs.side(machine, process),
+            rungs.scores,
+        )
+        if found.opponent:
+            opponents[name] = found.opponent.nominal
+            falls[name] = waterfall(
+                side,
+                weights_bits,
+                found,
+                machine=machine,
+                prices=ours,
+                chip=machines["A"],
+                process=process,
+            )
+    if "G" in ratios:
+        ratios["G"]["other_batches"] = {
+            name: ask(machines["G"].at_batch(batch))[1]
+            for name, batch in OTHER_BATCHES.items()
         }
-
-    bills = {name: bills_on(each) for name, each in machines.items()}
-    ratios = {name: ratio(each) for name, each in bills.items()}
-    ratios["G"]["other_batches"] = {
-        name: ratio(bills_on(machines["G"].at_batch(batch)))
-        for name, batch in OTHER_BATCHES.items()
-    }
-    own = _system(physical, {prices: ours}, ours.period_s, bytes_per_token)
-    rivals = [
-        _system(
-            rung,
-            {name: each[i] for name, each in bills.items()},
-            None,
-            bytes_per_token,
-        )
-        for i, rung in enumerate(ladder)
-    ]
-    tables = [
-        _system(
-            each,
-            {prices: bill(each.model, load_prices(prices), process=process)},
-            None,
-            bytes_per_token,
-        )
-        for each in counted
-    ]
     return {
-        "systems": [own, *rivals, *tables],
         "ratios": ratios,
-        "amdahl": ours.amdahl(),
-        "notes": [ours.largest(), *_cautions(physical.name, ours)],
+        "amdahl": ledgers[0].amdahl(),
+        "next_to_shrink": next_to_shrink(ledgers[0], opponents),
+        "waterfall": falls,
+        "tornado": swings,
     }
 
 
-def _cautions(name: str, ledger: Ledger) -> list[str]:
-    caution = ledger.caution()
-    return [f"{name} on {ledger.prices}: {caution}"] if caution else []
+def _ratio(
+    scored: Scored,
+    ledger: Ledger,
+    sampled: Sampled,
+    draws: Draws,
+    rungs: _Ladder,
+    machine: Prices,
+    *,
+    per_byte: float,
+) -> tuple[Ratio, dict[str, Any]]:
+    own = ledger.total
+    bills = rungs.bills(machine, scored.process)
+    totals = [each.total for each in bills]
+    ladder = list(zip(rungs.scores, totals, strict=True))
+    median, *ends = (
+        equal_quality(getattr(scored.quality, point), own, ladder)
+        for point in ("median", "low", "high")
+    )
+    theirs = [
+        rung.sampled([total]) for rung, total in zip(rungs.rungs, totals, strict=True)
+    ]
+    return median, {
+        **median.to_json(),
+        "list": bills[0].prices,
+        "batch": bills[0].batch,
+        "service": _service(bills[0].batch, ledger.period_s),
+        "J_per_byte": {
+            key: each.scaled(per_byte).to_json() if each else None
+            for key, each in (("ours", own), ("opponent", median.opponent))
+        },
+        "corner_runs": _corner_runs(median, own),
+        "interval": bootstrap(sampled, theirs, draws).to_json(),
+        "at_quality": {
+            end: {"relation": each.relation, "nominal": each.nominal}
+            for end, each in zip(("low", "high"), ends, strict=True)
+        },
+    }
+
+
+def _corner_runs(ratio: Ratio, own: Modeled) -> dict[str, float] | None:
+    """The ratio with every price of both sides at its low, and at its high corner."""
+    if ratio.opponent is None:
+        return None
+    return {
+        "low": ratio.opponent.low / own.low,
+        "high": ratio.opponent.high / own.high,
+    }
+
+
+def _service(batch: float, period_s: float) -> dict[str, str]:
+    """What both sides are asked for: the number of users at once, and the latency."""
+    ours = f"one user, {readable(period_s, 's')} per token"
+    if batch == 1:
+        theirs, kind = "one user", "one user on both sides"
+    else:
+        theirs = f"{batch:g} users at once"
+        kind = f"throughput of {batch:g} users, against one user"
+    return {
+        "class": kind,
+        "said": f"{ours}, against {theirs}, whose latency no price list models",
+    }
+
+
+def _notes(scored: Scored, ledgers: Sequence[Ledger]) -> list[str]:
+    ledger, name = ledgers[0], scored.name
+    said = [f"{name}: {ledger.largest()[0].lower()}{ledger.largest()[1:]}"]
+    if caution := ledger.caution():
+        said.append(f"{name} on {ledger.prices}: {caution}")
+    totals = [each.total.nominal for each in ledgers]
+    if max(totals) > (1 + ALIKE) * min(totals):
+        said.append(
+            f"{name}: the seeds spend {readable(min(totals), 'J')} to"
+            f" {readable(max(totals), 'J')}; the bill shown is that of the first."
+        )
+    return said
 
 
 def _system(
     scored: Scored,
     bills: dict[str, Ledger],
     latency_s: float | None,
+    *,
     bytes_per_token: float,
 ) -> dict[str, Any]:
     return {
         "name": scored.name,
         "kind": scored.kind,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(scored.model)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(scored.models[0])),
         "tokens": scored.tokens,
         "quality": scored.quality.to_json(),
+        "seeds": [each.to_json() for each in scored.seeds],
         "latency_s": latency_s,
         "bytes_per_token": bytes_per_token,
         "J_per_byte": {
@@ -256,22 +310,39 @@ def _system(
 
 def ratio_table(comparison: dict[str, Any]) -> str:
     """The ratios of a comparison as text, with latency and J per byte beside them."""
-    ours = comparison["systems"][0]
+    physical = (s for s in comparison["systems"] if s["kind"] == "physical")
+    return "\n".join(line for system in physical for line in _lines_of(system))
+
+
+def _lines_of(ours: dict[str, Any]) -> list[str]:
+    interval = next(iter(ours["ratios"].values()))["interval"]
     spent = Modeled(*next(iter(ours["J_per_byte"].values())).values())
     lines = [
         f"{ours['name']}: {ours['quality']['median']:.3f} bits/byte,"
         f" {spent.scaled(ours['bytes_per_token'])} per token, {spent} per byte,"
         f" {readable(ours['latency_s'], 's')} per token"
     ]
-    for machine, ratio in comparison["ratios"].items():
+    for machine, ratio in ours["ratios"].items():
         for name, each in ((machine, ratio), *ratio.get("other_batches", {}).items()):
             label = name if name == machine else f"{machine}, {name}"
-            numbers = "no ratio"
+            numbers = f"no ratio ({each['verdict'].rstrip('.')})"
             if each["nominal"] is not None:
                 sign = ">= " if each["relation"] == ">=" else ""
                 numbers = (
                     f"{sign}{each['nominal']:.3g}x ({each['low']:.3g} to"
-                    f" {each['high']:.3g})"
+                    f" {each['high']:.3g} over all prices)"
                 )
-            lines.append(f"  {label}: {numbers}; {each['verdict']}")
-    return "\n".join(lines)
+            users = "one user" if each["batch"] == 1 else f"{each['batch']:g} users"
+            lines.append(
+                f"  {label}: {numbers}, {users}; seeds and chips"
+                f" {each['interval']['ends']}, with all prices"
+                f" {each['interval']['ends_all_prices']}"
+            )
+    latency = readable(ours["latency_s"], "s")
+    return [
+        *lines,
+        f"  {next(iter(ours['ratios'].values()))['verdict']}",
+        f"  Seeds and chips: {interval['said']}.",
+        f"  The physical model serves one user at {latency} per token; no price list"
+        " models the latency of its opponents.",
+    ]

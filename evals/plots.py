@@ -16,6 +16,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from evals.frontier import frontier
 from physnn.units import readable
 
 # Okabe & Ito 2008, "Color universal design": told apart by every kind of color vision.
@@ -168,7 +169,8 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, np.full(width, 1 / width), mode="valid")
 
 
-def _log_energy_axis(axis) -> None:
+def log_energy_axis(axis) -> None:
+    """Ticks of a logarithmic axis of Joules, with their prefixes."""
     low, high = axis.get_view_interval()
     wide = high / max(low, 1e-300) > 300
     axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 3.0), numticks=12))
@@ -251,7 +253,9 @@ def quality_against_energy(
         axes = figure.add_subplot()
         axes.set_xscale("log")
         for i, (machine, rungs) in enumerate(ladders.items()):
-            rungs = sorted(rungs, key=lambda rung: rung[1][1])
+            kept = frontier([q[1] for _, q, _ in rungs], [e[1] for *_, e in rungs])
+            beaten = [rung for k, rung in enumerate(rungs) if k not in kept]
+            rungs = [rungs[k] for k in kept]
             bits = np.asarray([quality[1] for _, quality, _ in rungs])
             low, middle, high = np.asarray([energy for _, _, energy in rungs]).T
             tone, marker, dash = MACHINE_STYLES.get(machine, (INK, "D", ":"))
@@ -267,7 +271,11 @@ def quality_against_energy(
                 color=tone,
                 label=_label(f"transformers on {machine}"),
             )
-            for system, quality, energy in rungs if i == 0 else ():
+            for _, quality, energy in (*rungs, *beaten):
+                axes.vlines(energy[1], quality[0], quality[2], color=tone, lw=1)
+            for _, quality, energy in beaten:
+                axes.plot(energy[1], quality[1], marker, ms=4.5, mec=tone, mfc="white")
+            for system, quality, energy in (*rungs, *beaten) if i == 0 else ():
                 size = readable(float(system.get("parameters") or 0), "").strip()
                 at = (energy[1], quality[1])
                 _tag(axes, size, at, (7, 1), ha="left", color=tone, size=7.5)
@@ -293,12 +301,13 @@ def quality_against_energy(
         # Room below the lowest point for the labels of the arrow.
         bottom, top = axes.get_ylim()
         axes.set_ylim(bottom - 0.25 * (top - bottom), top)
-        _log_energy_axis(axes.xaxis)
+        log_energy_axis(axes.xaxis)
         axes.set_xlabel("energy per token [J], log scale (left is better)")
         axes.set_ylabel("bits per byte (lower is better)")
     caption = (
-        "Transformer ladder priced on each machine; bands and bars: low to high prices;"
-        " vertical bar: spread over chips. Arrow: equal quality."
+        "Transformer ladder priced on each machine; line: its frontier, hollow: beaten"
+        " by another rung; bands and bars: low to high prices; vertical bars: spread"
+        " over seeds or chips. Arrow: equal quality."
     )
     return Panel(name, title, caption, inline(svg[0], name, title, caption))
 
@@ -344,17 +353,21 @@ def chips(systems: list[dict]) -> Panel:
     name, title = "plot-chips", "Chip to chip"
     rows = []
     for system in systems:
-        quality = system.get("quality") or {}
-        values = [v for v in quality.get("values") or [] if _finite(v)]
-        if len(values) > 1:
-            rows.append((system["name"], np.asarray(values), interval(quality)))
+        seeds = system.get("seeds") or [system.get("quality") or {}]
+        for k, quality in enumerate(seeds):
+            values = [v for v in quality.get("values") or [] if _finite(v)]
+            which = f", seed {k + 1} of {len(seeds)}" if len(seeds) > 1 else ""
+            if len(values) > 1:
+                row = (system["name"], which, np.asarray(values), interval(quality))
+                rows.append(row)
     if not rows:
         reason = "No chip-to-chip plot: no system was scored on more than one chip."
         return Panel(name, title, reason=reason)
     color = colors(systems)
-    with figure_svg(name, 1.5 + 1.6 * len(rows)) as (figure, svg):
+    height = 1.2 + sum(0.5 + 0.11 * len(values) for _, _, values, _ in rows)
+    with figure_svg(name, height) as (figure, svg):
         axes = figure.add_subplot()
-        for row, (label, values, span) in enumerate(rows):
+        for row, (label, which, values, span) in enumerate(rows):
             y = row + np.linspace(-0.3, 0.3, len(values))
             if span:
                 box: dict[str, Any] = {"color": color[label], "linewidth": 0}
@@ -362,7 +375,8 @@ def chips(systems: list[dict]) -> Panel:
                     [span[0], span[2]], row - 0.42, row + 0.42, alpha=0.13, **box
                 )
                 axes.plot([span[1]] * 2, [row - 0.42, row + 0.42], color=color[label])
-                text, at = f"{label}: median {span[1]:.3f}", (span[1], row - 0.42)
+                text = f"{label}{which}: median {span[1]:.3f}"
+                at = (span[1], row - 0.42)
                 _tag(axes, text, at, (0, 3), va="bottom", size=8)
             axes.scatter(values, y, s=26, color=color[label], edgecolor="white", lw=0.6)
             for i in (0, len(values) - 1):

@@ -1,11 +1,12 @@
-"""One page that shows whether the gain is real, and one JSON with every figure of it.
+"""One page that shows whether the gain is real, and its figures as JSON and CSV.
 
 Results are what `evals.energy.compare` returns (its docstring has the schema) and,
 where a run knows them:
 
     title, provenance {command, commit, version, machine, seeds, wall_s},
     data {name, train_bytes, validation_bytes, test_bytes},
-    of a system: seconds, tokens_per_s, learning_rate,
+    projection (what `evals.projection.project` returns),
+    of a system: seconds, tokens_per_s, learning_rate, run_seeds,
         curve [{tokens, bits_per_byte}], validation [{tokens, bits_per_byte}],
     verify [{name, measured, limit, status, seconds}]
 
@@ -22,16 +23,17 @@ import jinja2
 from markupsafe import Markup
 
 from evals.plots import interval, times
+from evals.report_tables import tables
 from evals.report_view import at_least, view
 from physnn.units import readable
 
 
 def write_report(results: dict, folder: Path) -> Path:
-    """Write `results.json` and `report.html` into `folder`; returns the page's path.
+    """Write `results.json`, its tables as CSV and `report.html` into `folder`.
 
-    Both are written beside their place and renamed, the page last, so neither is ever
-    seen half written. The same results give the same bytes. What JSON cannot hold (NaN
-    and infinity) becomes null.
+    Returns the page's path. All are written beside their place and renamed, the page
+    last, so none is ever seen half written. The same results give the same bytes. What
+    JSON cannot hold (NaN and infinity) becomes null.
 
     Raises `ValueError` when `results` names no system, `OSError` when writing fails;
     an older report is then still there.
@@ -46,7 +48,8 @@ def write_report(results: dict, folder: Path) -> Path:
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     page = render(results)
     folder.mkdir(parents=True, exist_ok=True)
-    _replace({folder / "results.json": text, folder / "report.html": page})
+    files = {"results.json": text, **tables(results), "report.html": page}
+    _replace({folder / name: content for name, content in files.items()})
     return folder / "report.html"
 
 
@@ -130,7 +133,11 @@ def render(results: dict) -> str:
     }
     css = environment.get_template("report.css").render()
     return environment.get_template("report.html.j2").render(
-        css=Markup(css), markup=Markup, interval=interval, **view(results)
+        css=Markup(css),
+        markup=Markup,
+        interval=interval,
+        tables=[*tables(results)],
+        **view(results),
     )
 
 

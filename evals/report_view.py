@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from evals import bill_plots, plots
+from evals import bill_plots, gain_plots, plots
 from evals.plots import interval, times
+from evals.waterfall import STEPS
 from physnn.energy.prices import OVERHEAD
 from physnn.units import readable
 
@@ -28,22 +29,26 @@ def view(results: dict) -> dict[str, Any]:
         else s
         for s in results["systems"]
     ]
-    found = results.get("ratios") or {}
-    ratios = {MACHINE_OF.get(m, m): ratio for m, ratio in found.items() if ratio}
-    physical = next((s for s in systems if s.get("kind") == "physical"), None)
+    every = [s for s in systems if s.get("kind") == "physical"]
+    physical = every[0] if every else None
+    ratios = _ratios(physical)
     transformers = [s for s in systems if s.get("kind") == "transformer"]
     machines = _machines(transformers, ratios)
     own, opponent = own_bill(physical), nearest(physical, transformers)
-    amdahl = results.get("amdahl") or (own or {}).get("amdahl") or []
+    amdahl = (physical or {}).get("amdahl") or (own or {}).get("amdahl") or []
+    gains = [_gain(i, s) for i, s in enumerate(every)]
     return {
         "title": results.get("title") or "physnn report",
         "headline": headline(physical, own, ratios),
         "verdict": verdict(ratios),
+        "others": [headline(s, own_bill(s), _ratios(s)) for s in every[1:]],
+        "gains": gains,
+        "projection": results.get("projection") or {},
         "short": MACHINES,
         "machines": {m: _describe(m, transformers) for m in machines},
         "ratios": {m: ratios[m] for m in machines if m in ratios},
         "own": own or {},
-        "systems": _rows(systems, physical, machines, ratios),
+        "systems": _rows(systems, machines),
         "panels": _panels(systems, own, amdahl, machines, ratios),
         "chips": _chips(physical),
         "amdahl": amdahl,
@@ -69,6 +74,73 @@ def view(results: dict) -> dict[str, Any]:
         "asides": asides,
         "OVERHEAD": OVERHEAD,
     }
+
+
+def _ratios(system: dict | None) -> dict[str, dict]:
+    found = (system or {}).get("ratios") or {}
+    return {
+        MACHINE_OF.get(str(m), str(m)): ratio for m, ratio in found.items() if ratio
+    }
+
+
+def _gain(index: int, system: dict) -> dict[str, Any]:
+    """Where the ratios of one physical system come from, and what would move them."""
+    name, ratios = system["name"], _ratios(system)
+    falls, swings = system.get("waterfall") or {}, system.get("tornado") or {}
+    machines = list(ratios) or ["G"]
+    return {
+        "name": name,
+        "ratios": ratios,
+        "waterfalls": [
+            gain_plots.waterfall(f"plot-waterfall-{index}-{m}", m, falls.get(m), name)
+            for m in machines
+        ],
+        "steps": _steps(falls),
+        "left_out": _left_out(falls),
+        "bounds": {m: at_least(ratio) for m, ratio in ratios.items()},
+        "next": system.get("next_to_shrink") or [],
+        "tornados": [
+            gain_plots.tornado(
+                f"plot-tornado-{index}-{m}", m, swings.get(m), ratios.get(m) or {}
+            )
+            for m in machines
+        ],
+        "swings": swings,
+    }
+
+
+def _steps(falls: dict[str, dict]) -> list[dict[str, Any]]:
+    """Each factor once, with its value on every machine, in the order of the fullest.
+
+    What the step means is said in the words of the first machine that has it.
+    """
+    names: dict[str, str] = {}
+    for fall in sorted(falls.values(), key=lambda f: -len(f.get("steps") or [])):
+        for step in fall.get("steps") or []:
+            names.setdefault(step["name"], step.get("what", ""))
+    order = [n for n in STEPS if n in names] + [n for n in names if n not in STEPS]
+    return [
+        {
+            "name": name,
+            "what": names[name],
+            "factors": {
+                m: next((s["factor"] for s in f["steps"] if s["name"] == name), None)
+                for m, f in falls.items()
+            },
+        }
+        for name in order
+    ]
+
+
+def _left_out(falls: dict[str, dict]) -> list[tuple[str, str, str]]:
+    """(factor, machines, reason): each reason once, in the order of the steps."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for machine, fall in falls.items():
+        for each in fall.get("left_out") or []:
+            found.setdefault((each["name"], each["reason"]), []).append(machine)
+    place = lambda name: STEPS.index(name) if name in STEPS else len(STEPS)
+    ordered = sorted(found.items(), key=lambda item: place(item[0][0]))
+    return [(name, ", ".join(on), reason) for (name, reason), on in ordered]
 
 
 def own_bill(system: dict | None) -> dict | None:
@@ -153,7 +225,7 @@ def asides(ratio: dict) -> list[str]:
         if end in ends
     ]
     if len(set(found)) > 1:
-        said.append(f"best to worst chips: {' to '.join(found)}")
+        said.append(f"best to worst chips or seeds: {' to '.join(found)}")
     return said
 
 
@@ -193,7 +265,7 @@ def _describe(machine: str, transformers: list[dict]) -> str:
     return MACHINES.get(machine, machine)
 
 
-def _rows(systems, physical, machines: list[str], ratios: dict) -> list[dict]:
+def _rows(systems, machines: list[str]) -> list[dict]:
     """The lines of the summary table."""
     color, rows = plots.colors(systems), []
     for system in systems:
@@ -208,9 +280,7 @@ def _rows(systems, physical, machines: list[str], ratios: dict) -> list[dict]:
                 "color": color[system["name"]],
                 "own": own,
                 "totals": totals,
-                "ratios": [
-                    ratios.get(m) if system is physical else None for m in machines
-                ],
+                "ratios": [_ratios(system).get(m) for m in machines],
                 "J_per_byte": first[1] / (system.get("bytes_per_token") or 1)
                 if first
                 else None,
@@ -246,17 +316,17 @@ def _panels(systems, own, amdahl, machines: list[str], ratios: dict):
     return {p.name.removeprefix("plot-").replace("-", "_"): p for p in panels}
 
 
-def _chips(physical: dict | None) -> list[tuple[int, float, float]]:
-    """Number, bits per byte and distance from the median of each chip."""
-    quality = (physical or {}).get("quality") or {}
-    span, values = interval(quality), quality.get("values") or []
-    if span is None or len(values) < 2:
-        return []
-    return [
-        (i, value, value - span[1])
-        for i, value in enumerate(values, 1)
-        if value is not None
+def _chips(physical: dict | None) -> list[tuple[str, float, float]]:
+    """Name, bits per byte and distance from the median of each chip of each seed."""
+    seeds = (physical or {}).get("seeds") or [(physical or {}).get("quality") or {}]
+    span = interval((physical or {}).get("quality"))
+    found = [
+        (f"seed {k}, chip {i}" if len(seeds) > 1 else str(i), value, value - span[1])
+        for k, quality in enumerate(seeds, 1)
+        for i, value in enumerate(quality.get("values") or [], 1)
+        if span and value is not None
     ]
+    return found if len(found) > 1 else []
 
 
 def _sides(own: dict | None, opponent: dict | None, machines: list[str]) -> dict:

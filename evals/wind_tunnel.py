@@ -94,7 +94,7 @@ def _of(jaxpr) -> Operations:
 
 
 @dataclass(frozen=True)
-class _Simulation:
+class Simulation:
     """A design as a digital chip would have to compute it, a token at a time."""
 
     done: Operations
@@ -114,30 +114,44 @@ class _Simulation:
 def simulation_energy(
     model: Any, process: Process, *, period_s: float, prices: str = "sram2030"
 ) -> Modeled:
-    """Joules to compute one token (or image) of a physical model on a digital chip.
+    """Joules to compute one token (or image) of a physical model on a digital chip."""
+    simulation = simulated(model, process)
+    spent = bill(simulation, load_prices(prices), process=process, period_s=period_s)
+    return spent.total
+
+
+def simulated(model: Any, process: Process) -> Simulation:
+    """One token (or image) of a physical model as a digital chip computes it.
 
     Without its noise and at the resolution of the price list, which favors the
     simulation: every operation of the noiseless model once, every parameter read as one
-    byte, but of tables that are looked up the rows alone.
+    byte, but of tables that are looked up the rows alone. Works on trees of
+    `jax.ShapeDtypeStruct`.
     """
     quiet = process.noiseless()
     images = hasattr(model.config, "n_pixels")
     # What is coded or drawn once per chip is shared out among all tokens of a window.
     length = model.config.n_pixels if images else WINDOW
     tokens = jax.ShapeDtypeStruct((1, length), jnp.int32)
-    arrays, static = eqx.partition(model, eqx.is_array)
+    arrays, static = eqx.partition(model, _is_array)
 
     def run(arrays, tokens):
         whole = eqx.combine(arrays, static)
         return whole.logits(tokens, process=quiet, key=jr.key(0))
 
     done = operations(run, arrays, tokens) * (1 if images else 1 / length)
-    leaves = jax.tree.leaves(eqx.filter(model, eqx.is_inexact_array))
+    leaves = jax.tree.leaves(eqx.filter(model, _is_inexact))
     stored = sum(leaf.size for leaf in leaves)
     read = stored - sum(whole - row for whole, row in _tables(model))
-    simulation = _Simulation(done, stored, read)
-    spent = bill(simulation, load_prices(prices), process=process, period_s=period_s)
-    return spent.total
+    return Simulation(done, stored, read)
+
+
+def _is_array(leaf: Any) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return _is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
 def _tables(model: Any) -> Iterator[tuple[int, int]]:

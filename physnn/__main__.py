@@ -142,7 +142,8 @@ def compare(
 
     Args:
         runs: Run folders; at least one physical and one transformer, on the same text.
-        out: Where report.html and results.json are written.
+            Runs that differ in their seed alone are one system.
+        out: Where report.html, results.json and its tables as CSV are written.
         chips: How many chips each physical model is scored on.
         windows: How many windows of the test split to score; 0 scores every byte.
         json: Print the results as JSON instead of tables.
@@ -153,6 +154,58 @@ def compare(
     results = compare_runs(runs, n_chips=chips, windows=windows)
     report = write_report(results, out)
     _print(results if json else f"{summary(results)}\n\nReport: {report}")
+    return 0
+
+
+def bill(
+    config: Annotated[Path, tyro.conf.Positional],
+    parameters: float | None = None,
+    context: int | None = None,
+    vocabulary: int | None = None,
+    kv_heads: int | None = None,
+    experts: int | None = None,
+    active_experts: int | None = None,
+    bits: int | None = None,
+    cache_bits: int | None = None,
+    process: str | None = None,
+    machine: str | None = None,
+    batch: float | None = None,
+    tokens_per_pass: float | None = None,
+    drafted: float | None = None,
+    cache_waste: float | None = None,
+    prefill: bool = False,
+    tokens_per_second: float | None = None,
+    bytes_per_token: float | None = None,
+    json: bool = False,
+) -> int:
+    """Joules per token of a design of any size, from its shapes: nothing is built.
+
+    Args:
+        config: An experiment's TOML file or name, or a run folder.
+        parameters: Grow the design to so many parameters (evals/scale.py has the rule).
+        context: Tokens a transformer attends to.
+        vocabulary: Symbols; without it 256 bytes, or 10 classes of images.
+        kv_heads: Heads of keys and values of a transformer (grouped-query attention).
+        experts: Experts of a transformer's MLP.
+        active_experts: Experts that a token chooses.
+        bits: Of a transformer's weights and activations.
+        cache_bits: Of its keys and values; without it as `bits`.
+        process: Of a physical design: a name in configs/processes or a TOML file.
+        machine: A price list: a name in configs/hardware or a TOML file.
+        batch: Sequences that are served together.
+        tokens_per_pass: Tokens kept of a pass over the weights, in draft-and-verify.
+        drafted: Tokens proposed for a pass.
+        cache_waste: Share of the cache's memory that paging leaves unused.
+        prefill: Compute a prompt of `context` tokens instead of one token after it.
+        tokens_per_second: Of the whole machine; for the power, and how long it leaks.
+        bytes_per_token: For Joules per byte.
+        json: Print JSON.
+    """
+    asked = {name: value for name, value in locals().items() if name != "json"}
+    from evals.scale_bill import Asked, scaled_bill
+
+    found = scaled_bill(Asked(**asked))
+    _print(found.to_json() if json else str(found))
     return 0
 
 
@@ -255,6 +308,7 @@ COMMANDS = (
     score,
     evaluate,
     compare,
+    bill,
     export,
     verify,
     report,

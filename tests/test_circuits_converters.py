@@ -82,11 +82,13 @@ def test_larger_capacitors_buy_less_noise():
             sar.error_variance(PROCESS)[cause] / large.error_variance(PROCESS)[cause]
         )
         assert ratio == pytest.approx(4)
-    charge = [
-        totals(s.events(PROCESS, period_s=PERIOD_S))["supply_charge_C"]
+    # Their own charge grows with them; what it lacks to the measured floor, shrinks.
+    small, big = (
+        {e.part: e.count for e in s.events(PROCESS, period_s=PERIOD_S)}
         for s in (sar, large)
-    ]
-    assert charge[1] == pytest.approx(4 * charge[0], rel=1e-6, abs=0)
+    )
+    for part in ("samples", "array", "comparators"):
+        assert big[part] == pytest.approx(4 * small[part], rel=1e-6, abs=0)
 
 
 def test_effective_bits_of_chips_are_those_of_the_formula():
@@ -199,10 +201,8 @@ def test_what_a_converter_is_made_of_costs_what_converters_cost(bits):
     # Its parts instead of the surveyed whole, never both.
     assert set(counts) == {"supply_charge_C", "flop_cycle"}
     prices = {price.event: price for price in load_prices("analog28").rows}
-    joules = sum(
-        n * prices[event].joules(PROCESS, 1.0)[1] for event, n in counts.items()
-    )
-    low, _, high = prices[adc_event(bits)].joules(PROCESS, 1.0)
+    joules = sum(n * prices[event].joules(PROCESS)[1] for event, n in counts.items())
+    low, _, high = prices[adc_event(bits)].joules(PROCESS)
     assert low < joules < high
 
 

@@ -152,7 +152,7 @@ def test_it_costs_a_fraction_of_the_converters_it_replaces():
     assert {event.name for event in events} <= set(EVENTS)
     assert len({(e.name, e.part) for e in events}) == len(events)
     prices = {price.event: price for price in load_prices("analog28").rows}
-    joules = lambda event, n: n * prices[event].joules(PROCESS, 1.0)[1]
+    joules = lambda event, n: n * prices[event].joules(PROCESS)[1]
     ours = sum(joules(event, n) for event, n in totals(events).items())
     converters = joules(adc_event(8), 256)
     assert 1e-12 < ours < converters / 20

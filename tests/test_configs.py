@@ -5,7 +5,7 @@ import re
 import pytest
 
 from physnn.configs import config_folder, find_config
-from physnn.energy.prices import load_prices
+from physnn.energy import load_prices
 from physnn.process import load_process
 from train.experiment import Experiment, from_table, load_experiment, to_table
 

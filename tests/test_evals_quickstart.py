@@ -1,5 +1,6 @@
 """The whole job on a small scale, through the command line a newcomer uses."""
 
+import dataclasses
 import json
 import os
 import random
@@ -94,7 +95,7 @@ def test_everything_is_there(outcome):
     results = json.loads((folder / "results.json").read_text())
     assert [system["name"] for system in results["systems"]] == ["tiny", *LADDER]
     assert results["systems"][0]["quality"]["n_chips"] == 3
-    assert set(results["ratios"]) == {"G", "A", "R"}
+    assert set(results["systems"][0]["ratios"]) == {"G", "A", "R"}
     assert (folder / "report.html").stat().st_size > 10_000
     assert (folder / "export" / "manifest.json").exists()
     assert found.passed
@@ -109,7 +110,7 @@ def test_a_finished_job_is_not_trained_again(outcome, text, experiments):
         data=text, folder=folder, experiments=experiments, n_chips=3, windows=8
     )
     assert metrics.read_bytes() == before
-    for name in ("systems", "ratios", "amdahl"):
+    for name in ("systems", "projection"):
         assert again.results[name] == found.results[name]
 
 
@@ -133,6 +134,28 @@ def test_commands_on_a_run(outcome, tmp_path, capsys):
     capsys.readouterr()
     assert _guarded(["train", run]) == 0
     assert capsys.readouterr().out.strip() == run
+
+
+def test_seeds_are_one_system_and_settings_are_another(outcome, tmp_path, capsys):
+    folder, _ = outcome
+    runs = [folder / "runs" / name for name in ("tiny", "rung_s", "rung_m", "rung_l")]
+    first = load_experiment(runs[0] / "experiment.toml")
+    noise = dataclasses.replace(first.noise, chips_per_batch=1)
+    for name, change in (("seed", {"seed": 1}), ("other", {"noise": noise})):
+        experiment = dataclasses.replace(first, **change)
+        runs.append(train(experiment, tmp_path / name, progress=False).folder)
+    out = tmp_path / "out"
+    asked = [*map(str, runs), "--out", str(out), "--chips", "2", "--windows", "4"]
+    assert _guarded(["compare", *asked]) == 0
+    systems = json.loads((out / "results.json").read_text())["systems"]
+    physical = [s for s in systems if s["kind"] == "physical"]
+    # Two experiments of one name go by their folders.
+    names = [f"tiny ({runs[0]})", f"tiny ({tmp_path / 'other'})"]
+    assert [s["name"] for s in physical] == names
+    assert [s["run_seeds"] for s in physical] == [[0, 1], [0]]
+    assert [len(s["quality"]["values"]) for s in physical] == [2, 2]
+    assert all(set(s["ratios"]) == {"G", "A", "R"} for s in physical)
+    assert "seeds" in capsys.readouterr().out
 
 
 def test_generation_is_reproducible(outcome, capsys):
@@ -161,6 +184,7 @@ def test_generation_is_reproducible(outcome, capsys):
         (["score", "RUN", "--chips", "0"], "chip"),
         (["export", "RUNG", "--out", "x"], "transformer"),
         (["compare", "RUNG"], "one physical run"),
+        (["compare", "RUN", "RUN", "RUNG"], "seed 0"),
     ],
 )
 def test_wrong_input_is_one_sentence(

@@ -17,25 +17,32 @@ from evals.bill_plots import by_line, by_part
 from evals.doctor import find_tool
 from evals.plots import smooth, times
 from evals.report import plain, read_results, render, write_report
+from evals.report_tables import tables
 from evals.report_view import headline, merged, nearest, own_bill, verdict
 from tests.report_results import physical_bill, results, span
 
 SECTIONS = (
     "headline",
     "summary",
+    "ratios",
     "evidence",
+    "gain",
+    "sensitivity",
     "limits",
     "sides",
     "bills",
     "left-out",
+    "projection",
     "hand-off",
     "sources",
     "provenance",
 )
-PLOTS = tuple(
-    f"plot-{name}"
-    for name in ("energy", "curves", "chips", "amdahl", "bill-lines", "bill-parts")
+OF_RUN = ("energy", "curves", "chips", "amdahl", "bill-lines", "bill-parts")
+PLOTS = (
+    *(f"plot-{name}" for name in OF_RUN),
+    *(f"plot-{name}-0-{m}" for name in ("waterfall", "tornado") for m in "GAR"),
 )
+FILES = sorted(["report.html", "results.json", *tables(results())])
 
 
 # Measures the page from inside and writes what it found into a last element.
@@ -133,6 +140,10 @@ def test_every_section_plot_and_table_is_on_the_page(tmp_path):
         "table-summary": 4,
         "table-chips": 8,
         "table-amdahl": 4,
+        "table-ratios": 3,
+        "table-factors-1": 2,
+        "table-next-1": 1 + 2,
+        "table-projection": 3,
         "table-sides": len(lines),
         "table-zeros": 3 + 3,
         "table-verify": 2,
@@ -146,8 +157,16 @@ def test_every_section_plot_and_table_is_on_the_page(tmp_path):
     assert {s["name"] for s in given["systems"]} <= set(
         page["plots"]["plot-curves"]["words"]
     )
-    ratios = {f"{m}: {times(r['nominal'])}" for m, r in given["ratios"].items()}
+    ours = given["systems"][0]
+    ratios = {f"{m}: {times(r['nominal'])}" for m, r in ours["ratios"].items()}
     assert ratios <= set(page["plots"]["plot-energy"]["words"])
+    # Every factor and every price is on its plot.
+    for machine in "GAR":
+        steps = ours["waterfall"][machine]["steps"]
+        said = {step["name"] for step in steps} | {times(s["factor"]) for s in steps}
+        assert said <= set(page["plots"][f"plot-waterfall-0-{machine}"]["words"])
+        said = {"leak.7.sram (ours)", "ovh.vr (both)", "price low", "price high"}
+        assert said <= set(page["plots"][f"plot-tornado-0-{machine}"]["words"])
 
 
 @pytest.mark.needs_chromium
@@ -165,6 +184,7 @@ def test_asks_nothing_of_the_network_and_runs_no_script(tmp_path):
     assert re.findall(r'(?:src|href)="(?!#)([^"]*)"', html) == [
         "data:,",
         "results.json",
+        *tables(results()),
     ]
 
 
@@ -173,10 +193,7 @@ def test_same_results_same_bytes(tmp_path):
     assert pages[0].read_bytes() == pages[1].read_bytes()
     twins = [(tmp_path / name / "results.json").read_bytes() for name in ("a", "b")]
     assert twins[0] == twins[1]
-    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == [
-        "report.html",
-        "results.json",
-    ]
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == FILES
 
 
 def test_json_holds_every_figure_and_draws_the_same_page(tmp_path):
@@ -199,7 +216,10 @@ def test_hostile_names_are_text(tmp_path):
     system["name"] = evil
     given["title"] = given["data"]["name"] = given["provenance"]["command"] = evil
     given["notes"] = [evil]
-    given["amdahl"][0]["line"] = given["verify"][0]["name"] = evil
+    ours = given["systems"][0]
+    ours["waterfall"]["G"]["steps"][0]["name"] = evil
+    ours["tornado"]["G"][0]["price"] = ours["next_to_shrink"][0]["line"] = evil
+    ours["amdahl"][0]["line"] = given["verify"][0]["name"] = evil
     for row in given["systems"][0]["bills"]["analog28"]["rows"]:
         row["source"] = row["part"] = row["line"] = evil
     page = inspect(given, tmp_path)
@@ -213,7 +233,9 @@ def test_hostile_names_are_text(tmp_path):
     ("missing", "sentence"),
     [
         ("ratios", "No ratio: this run did not compare"),
-        ("amdahl", "No Amdahl view:"),
+        ("waterfall", "No waterfall:"),
+        ("tornado", "No tornado:"),
+        ("projection", "No projection:"),
         ("verify", "No check: the exported cells"),
         ("provenance", "No provenance:"),
         ("bills", "No bill: no system of this run was priced."),
@@ -267,7 +289,7 @@ def test_headline_is_honest():
 
 def test_a_ratio_below_the_ladder_is_drawn_as_none():
     given = results()
-    for ratio in given["ratios"].values():
+    for ratio in given["systems"][0]["ratios"].values():
         ratio |= dict.fromkeys(("low", "nominal", "high", "opponent_J"))
         ratio |= {"relation": "below ladder", "verdict": "below ladder: no rung"}
     html = render(given)
@@ -289,6 +311,18 @@ def test_sums_of_a_bill_keep_the_total():
     )
     assert {"mixer*.input.amplifiers"} < {row["part"] for row in rows}
     assert bill == physical_bill(), "merging must leave the bill itself alone"
+
+
+def test_several_physical_systems_each_have_their_plots():
+    given = results()
+    second = copy.deepcopy(given["systems"][0]) | {"name": "oscillators"}
+    given["systems"].insert(1, second)
+    html = render(given)
+    for i in range(2):
+        for name in ("waterfall", "tornado"):
+            assert html.count(f'<figure id="plot-{name}-{i}-G"') == 1
+    assert "oscillators: 2.2" in html
+    assert html.count("table-next-") == 2
 
 
 def test_opponent_is_the_nearest_in_quality():
@@ -319,7 +353,7 @@ def test_a_failed_write_loses_nothing(tmp_path):
     with pytest.raises(OSError, match=r"could not be written .* again"):
         write_report(changed, tmp_path)
     assert page.read_bytes() == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "results.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == FILES
 
 
 @pytest.mark.parametrize(

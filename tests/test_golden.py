@@ -6,24 +6,21 @@ A row's `low` and `high` are the tolerance. Expression and verdict of each are i
 
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-import equinox as eqx
-import jax
-import jax.random as jr
 import pytest
 
+from evals.scale_bill import Asked, scaled_bill
 from physnn.energy import Ledger, bill, load_prices
 from physnn.energy.events import Event
 from physnn.energy.facts import joules_per, load_facts
 from physnn.process import load_process
 from physnn.units import BOLTZMANN_J_PER_K, thermal_energy_J
-from train.baseline import TransformerConfig
 
 FACTS = load_facts()
 PROCESS = load_process("cmos28")
 PARAMETERS = 100e9
-# The values a user's own list must give beside its price.
-OWN = 'source = "test"\nconfidence = "high"'
 
 
 class Counts:
@@ -76,7 +73,7 @@ def row(event: str, line: str, rest: str) -> str:
 
 WEIGHT = {
     name: row("weight_byte", "weights", f'fact = "{name}"')
-    for name in ("sys.decode.stream", "founding.sram.byte")
+    for name in ("founding.sram.byte",)
 }
 A100 = row(
     "weight_byte",
@@ -87,14 +84,13 @@ HEAD = (
     row("mac", "arithmetic", 'fact = "dig.7.int8.mac"') + WEIGHT["founding.sram.byte"]
 )
 WIRE = row("wire_bit_m", "activations", 'fact = "wire.7.default"')
-# The decode law a + c/b, as fitted to Llama-3.1-8B on one H100 (energy.md 4.1).
-LAW = row(
-    "mac", "arithmetic", f'low=0.0665\nnominal=0.0665\nhigh=0.0665\nunit="J/op"\n{OWN}'
-) + row(
-    "weight_byte",
-    "weights",
-    f'low=3.162\nnominal=3.162\nhigh=3.162\nunit="J/byte"\nper="batch"\n{OWN}',
-)
+
+
+def served(machine: str, parameters: float, **asked: Any) -> float:
+    """J per token of a transformer of any size, as `physnn bill` says."""
+    config = Path("wikitext2_transformer")
+    found = scaled_bill(Asked(config, parameters=parameters, machine=machine, **asked))
+    return found.ledger.total.nominal
 
 
 def _founding(event: str, count: float, of: str) -> float:
@@ -155,8 +151,8 @@ GOLDEN: dict[str, Callable] = {
     "golden.10.b100.system": lambda own: (
         made(own(A100), weight_byte=PARAMETERS).total.nominal
     ),
-    "golden.11.b100.stream": lambda own: (
-        made(own(WEIGHT["sys.decode.stream"]), weight_byte=PARAMETERS).total.nominal
+    "golden.11.b100.stream": lambda own: served(
+        "b200", PARAMETERS, bits=8, kv_heads=8, batch=1.0
     ),
     "golden.12.hbmshare.b200": lambda own: _hbm_share("b200"),
     "golden.13.hbmshare.h100": lambda own: _hbm_share("h100"),
@@ -168,8 +164,8 @@ GOLDEN: dict[str, Callable] = {
     "golden.19.landauer.hbmbit": lambda own: (
         fact("founding.hbm.byte") / 8 / (thermal_energy_J(300.0) * math.log(2))
     ),
-    "golden.20.llama8b.h100.b8": lambda own: (
-        made(own(LAW, batch=7.99), mac=1, weight_byte=1).total.nominal
+    "golden.20.llama8b.h100.b8": lambda own: served(
+        "h100", 8.03e9, bits=16, kv_heads=8, batch=7.99
     ),
     "golden.21.dgxb200.range": lambda own: (
         fact("gpu.dgxb200.tps_max") / fact("gpu.dgxb200.tps_user")
@@ -195,7 +191,7 @@ GOLDEN: dict[str, Callable] = {
         made(own(WIRE), wire_bit_m=8 * 25e-3).total.nominal / 1e-12
     ),
     "golden.32.small100m": lambda own: (
-        made("gpu2030", mac=1e8, weight_byte=2e8, host_token=1).total.nominal / 1e-3
+        served("gpu2030", 1e8, bits=16, batch=8.0) / 1e-3
     ),
 }
 
@@ -207,20 +203,17 @@ def test_golden(name, own_list):
 
 
 def test_founding_document_from_an_unbuilt_transformer():
-    # 1e11 parameters, never built: the same `build` and `bill` as for our own models.
-    config = TransformerConfig(width=16384, n_blocks=24, n_heads=128, n_hidden=62912)
-    shapes = eqx.filter_eval_shape(
-        lambda: config.build(vocabulary=256, process=PROCESS, key=jr.key(0))
+    # 1e11 parameters, never built: the same path as `physnn bill`.
+    found = scaled_bill(
+        Asked(Path("wikitext2_transformer"), parameters=PARAMETERS, machine="founding")
     )
-    leaves = jax.tree.leaves(shapes)
-    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
-    assert sum(leaf.size for leaf in leaves) == pytest.approx(PARAMETERS, rel=0.01)
-    ledger = bill(shapes, load_prices("founding"), process=PROCESS, period_s=1e-3)
+    assert found.parameters == pytest.approx(PARAMETERS, rel=0.01)
+    ledger = found.ledger
     spent = {name: energy.nominal for name, energy in ledger.by_fact().items()}
     assert ledger.by_event()["mac"].nominal == pytest.approx(0.007, rel=0.01)
     assert spent["founding.sram.byte"] == pytest.approx(0.2, rel=0.01)
     assert ledger.by_line()["chip to chip"].nominal == pytest.approx(0.24, rel=0.01)
-    # The cache of a 256-token window is read from HBM too: 0.1 % of the weights.
+    # The cache of a 256-token window is read from HBM too: 0.2 % of the weights.
     assert spent["founding.hbm.byte"] == pytest.approx(3.9, rel=0.01)
     assert ledger.total.nominal == pytest.approx(4.347, rel=0.01)
 

@@ -1,5 +1,7 @@
 """The transformer baseline and its bridge."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from flax import nnx
 
 from tests.helpers import PROCESS
 from tests.helpers import quick_compilation as quick_compilation
-from train.baseline import FlaxModel, TransformerConfig, rotate
+from train.baseline import Attention, Experts, FlaxModel, TransformerConfig, rotate
 
 TINY = TransformerConfig(width=16, n_blocks=2, n_heads=2, n_hidden=24)
 
@@ -79,3 +81,33 @@ def test_a_module_with_hidden_state_is_refused():
     ):
         with pytest.raises(ValueError, match="`module` must hold parameters only"):
             FlaxModel(module, config=TINY, vocabulary=5)
+
+
+def test_a_token_takes_only_the_experts_it_chose():
+    config = dataclasses.replace(TINY, n_experts=4, n_active=2)
+    layer = Experts(config, rngs=nnx.Rngs(0))
+    x = jr.normal(jr.key(1), (1, 3, config.width))
+    y = layer(x)
+    scores = np.asarray(layer.router(x))[0]
+    for t, score in enumerate(scores):
+        best = np.argsort(score)[-2:]
+        shares = np.exp(score[best]) / np.exp(score[best]).sum()
+        expected = 0.0
+        for share, n in zip(shares, best, strict=True):
+            a, b = jnp.split(x[0, t] @ layer.inputs[...][n], 2)
+            expected += share * ((a * jax.nn.silu(b)) @ layer.output[...][n])
+        np.testing.assert_allclose(y[0, t], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_shared_heads_are_heads_that_were_copied():
+    shared = dataclasses.replace(TINY, n_heads=4, n_kv_heads=2)
+    own = dataclasses.replace(TINY, n_heads=4)
+    few, many = (Attention(c, rngs=nnx.Rngs(0)) for c in (shared, own))
+    q, k, v = jnp.split(few.qkv.kernel[...], (16, 24), axis=-1)
+    copied = [
+        jnp.repeat(part.reshape(16, 2, 4), 2, axis=1).reshape(16, 16) for part in (k, v)
+    ]
+    many.qkv.kernel[...] = jnp.concatenate([q, *copied], axis=-1)
+    many.output.kernel[...] = few.output.kernel[...]
+    x = jr.normal(jr.key(1), (2, 5, 16))
+    np.testing.assert_allclose(few(x), many(x), rtol=1e-4, atol=1e-5)

@@ -2,7 +2,9 @@
 
 from physnn.energy.joules import Measured, Modeled
 from physnn.energy.ledger import Ledger, Row, bill, supply_energy_J
-from physnn.energy.prices import LINES, Prices, load_prices
+from physnn.energy.price_lists import load_prices
+from physnn.energy.prices import LINES, Prices
+from physnn.energy.serving import Serving
 
 __all__ = [
     "LINES",
@@ -11,6 +13,7 @@ __all__ = [
     "Modeled",
     "Prices",
     "Row",
+    "Serving",
     "bill",
     "load_prices",
     "supply_energy_J",

@@ -30,11 +30,16 @@ EVENTS: dict[str, tuple[str, str]] = {
 
 
 class Event(NamedTuple):
-    """`count` times `name`, made by the part at `part` of the design."""
+    """`count` times `name`, made by the part at `part` of the design.
+
+    `active`: the count of one token over that of all there is, where tokens choose (the
+    experts of a mixture): what a batch touches together is more than what one does.
+    """
 
     name: str
     count: Float[Array, ""] | float | int  # pyright: ignore[reportIncompatibleMethodOverride]
     part: str = ""
+    active: float = 1.0
 
     def under(self, prefix: str) -> "Event":
         """The same event seen from one level up, where this part is called `prefix`."""

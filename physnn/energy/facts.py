@@ -23,6 +23,7 @@ _PER: dict[str, tuple[str, float]] = {
     "op": ("op", 1),
     "MAC": ("op", 1),
     "decision": ("op", 1),
+    "eval": ("op", 1),
     "param": ("op", 1),
     "param/token": ("op", 1),
     "weight": ("op", 1),

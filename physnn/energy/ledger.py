@@ -10,10 +10,13 @@ from jaxtyping import Array, Float
 from physnn.energy.events import EVENTS, Event
 from physnn.energy.joules import Modeled
 from physnn.energy.prices import LINES, OVERHEAD, Price, Prices
+from physnn.energy.serving import Serving
 from physnn.energy.table import bill_table
 from physnn.process import Process
 
 _STRONG = ("high", "medium")
+# How often each event happens: by name, part and active share.
+_Counts = dict[tuple[str, str, float], float]
 # Above this share the bill says that it rests on weak sources.
 WEAK_SHARE = 0.1
 
@@ -48,10 +51,15 @@ class Ledger:
     description: str
     process: str
     period_s: float
-    batch: float
+    serving: Serving
     rows: tuple[Row, ...]
     zero_events: dict[str, tuple[float, str]]
     zero_lines: dict[str, str]
+
+    @property
+    def batch(self) -> float:
+        """Sequences that share what is priced per batch."""
+        return self.serving.batch
 
     @property
     def total(self) -> Modeled:
@@ -157,6 +165,7 @@ class Ledger:
             "process": self.process,
             "period_s": self.period_s,
             "batch": self.batch,
+            "serving": asdict(self.serving),
             "total_J": self.total.to_json(),
             "rows": [_plain_row(row) for row in self.rows],
             "by_line": {k: e.to_json() for k, e in self.by_line().items()},
@@ -198,18 +207,23 @@ def bill(
     positive.
     """
     period_s = _period_s(design, period_s)
-    found: dict[tuple[str, str], float] = {}
+    found: _Counts = {}
     for event in _events(design, process, period_s):
-        key = (event.name, event.part)
+        key = (event.name, event.part, event.active)
         count = float(event.count)
         if not (math.isfinite(count) and count >= 0):
             raise ValueError(
                 f"The count of event `{event.name}` of part `{event.part}` must be"
                 f" finite and not negative, but is {count}."
             )
+        if not 0 < event.active <= 1:
+            raise ValueError(
+                f"The active share of event `{event.name}` of part `{event.part}` must"
+                f" be above 0 and at most 1, but is {event.active}."
+            )
         found[key] = found.get(key, 0.0) + count
     priced = {row.event for row in prices.rows}
-    for name, part in found:
+    for name, part, _ in found:
         if name not in priced and name not in prices.zero_events:
             raise ValueError(
                 f"Price list `{prices.name}` must price event `{name}` (made by part"
@@ -220,7 +234,7 @@ def bill(
         spent = _sum(row.energy for row in rows)
         for price in prices.rows:
             if price.floor is floor:
-                rows += _rows_of(price, found, process, prices.batch, spent)
+                rows += _rows_of(price, found, process, prices, spent)
     rows.sort(key=lambda row: LINES.index(row.line))
     rows += _overhead(prices, _sum(row.energy for row in rows))
     missing = [line for line in LINES if line not in {row.line for row in rows}]
@@ -235,12 +249,12 @@ def bill(
         description=prices.description,
         process=process.name,
         period_s=period_s,
-        batch=prices.batch,
+        serving=prices.serving,
         rows=tuple(rows),
         zero_events={
-            name: (sum(n for (event, _), n in found.items() if event == name), reason)
+            name: (sum(n for key, n in found.items() if key[0] == name), reason)
             for name, reason in prices.zero_events.items()
-            if any(event == name for event, _ in found)
+            if any(key[0] == name for key in found)
         },
         zero_lines={line: prices.zero_lines[line] for line in missing},
     )
@@ -288,16 +302,20 @@ def _events(design: Any, process: Process, period_s: float) -> tuple[Event, ...]
 
 def _rows_of(
     price: Price,
-    found: dict[tuple[str, str], float],
+    found: _Counts,
     process: Process,
-    batch: float,
+    prices: Prices,
     spent: Modeled,
 ) -> list[Row]:
-    each = Modeled(*price.joules(process, batch))
+    macs = (count for (name, *_), count in found.items() if name == "mac")
+    size = sum(macs, 0.0)
+    of_size = prices.share_of(price, size)
     rows = []
-    for (name, part), count in found.items():
-        if name != price.event:
+    for (name, part, active), count in found.items():
+        if name != price.event or of_size == 0:
             continue
+        times = prices.serving.times(name, part, active, per_batch=price.per_batch)
+        each = Modeled(*price.joules(process)).scaled(of_size * times)
         energy = each.scaled(count)
         if price.floor:
             energy = Modeled(
@@ -307,7 +325,11 @@ def _rows_of(
             )
         note = [price.note] if price.note else []
         if price.per_batch:
-            note.append(f"shared by a batch of {batch:g}")
+            note.append(f"shared by a batch of {prices.batch:g}")
+        if active < 1:
+            note.append(f"a token touches {active:.3g} of them")
+        if price.at is not None:
+            note.append(f"{of_size:.0%} of the price at {price.at:.3g} parameters")
         if price.floor:
             note.append("a floor: what the other lines lack to it")
         rows.append(

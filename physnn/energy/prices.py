@@ -1,12 +1,9 @@
-"""Prices: Joules per event, every one with a source, read from a TOML file."""
+"""Prices: Joules per event, every one with a source."""
 
-import tomllib
-from dataclasses import dataclass, replace
-from pathlib import Path
+import math
+from dataclasses import dataclass, field, replace
 
-from physnn.configs import find_config
-from physnn.energy.events import EVENTS
-from physnn.energy.facts import CONFIDENCE, Fact, check_corners, joules_per, load_facts
+from physnn.energy.serving import Serving
 from physnn.process import Process
 
 # The lines every bill has: what a whole system spends its energy on. Zero is a legal
@@ -44,33 +41,6 @@ _ROUTED = ("arithmetic", "weights", "physical core")
 SUPPLY = "process.supply_V"
 # The event of a bill's row that multiplies everything above it.
 OVERHEAD = "overhead"
-_ROW_KEYS = {
-    "line",
-    "event",
-    "fact",
-    "times",
-    "times_why",
-    "low",
-    "nominal",
-    "high",
-    "unit",
-    "source",
-    "confidence",
-    "per",
-    "floor",
-    "zero",
-    "reason",
-}
-_MULTIPLIER_KEYS = {
-    "line",
-    "fact",
-    "low",
-    "nominal",
-    "high",
-    "unit",
-    "source",
-    "confidence",
-}
 
 
 @dataclass(frozen=True)
@@ -83,6 +53,9 @@ class Price:
     - `note`: why the fact is taken several times, where it is.
     - `per_batch`: the list's batch shares one event.
     - `floor`: only what the other rows lack to this price is charged.
+    - `at`: size of the design [parameters a token multiplies with] that the number was
+      measured at. Rows of one event at several sizes are interpolated linearly in the
+      log of the size, and held beyond the ends.
     """
 
     line: str
@@ -97,11 +70,11 @@ class Price:
     per_batch: bool = False
     floor: bool = False
     of_supply: bool = False
+    at: float | None = None
 
-    def joules(self, process: Process, batch: float) -> tuple[float, float, float]:
-        """Low, nominal, high of one event [J]."""
+    def joules(self, process: Process) -> tuple[float, float, float]:
+        """Low, nominal, high of one event [J], shared with nobody."""
         scale = float(process.supply_V) if self.of_supply else 1.0
-        scale /= batch if self.per_batch else 1.0
         return self.low * scale, self.nominal * scale, self.high * scale
 
     def line_of(self, part: str) -> str:
@@ -125,11 +98,26 @@ class Multiplier:
 
 
 @dataclass(frozen=True)
+class Device:
+    """What one device of a machine holds and reads: sets how many a design needs.
+
+    - `memory_B`: bytes of weights and cache it holds.
+    - `bandwidth_B_per_s`: at which it reads them.
+    - `source`: where both are from.
+    """
+
+    memory_B: float
+    bandwidth_B_per_s: float
+    source: str
+
+
+@dataclass(frozen=True)
 class Prices:
     """A price list: what every event costs on one kind of machine.
 
-    - `batch`: sequences that share what is priced per batch.
     - `zero_events`, `zero_lines`: what costs nothing here, and why.
+    - `serving`: how the machine is used; `batch` of it is the list's own.
+    - `device`: what one device of it holds and reads; None: not told.
     """
 
     name: str
@@ -138,229 +126,38 @@ class Prices:
     multipliers: tuple[Multiplier, ...]
     zero_events: dict[str, str]
     zero_lines: dict[str, str]
-    batch: float = 1.0
+    serving: Serving = field(default_factory=Serving)
+    device: Device | None = None
+
+    @property
+    def batch(self) -> float:
+        """Sequences that share what is priced per batch."""
+        return self.serving.batch
 
     def at_batch(self, batch: float | int) -> "Prices":
         """The same list for another batch."""
-        if not batch >= 1:
-            raise ValueError(f"Argument `batch` must be at least 1, but is {batch}.")
-        return replace(self, batch=float(batch))
+        return self.served(batch=float(batch))
 
+    def served(self, **how) -> "Prices":
+        """The same list used in another way: fields of `Serving`."""
+        return replace(self, serving=replace(self.serving, **how))
 
-def load_prices(name_or_path: str | Path) -> Prices:
-    """Read a price list from `configs/hardware/` by name, or from a TOML file.
-
-    Raises `FileNotFoundError` for an unknown name, `ValueError` that names file and row
-    for anything unknown, unsourced or impossible in it.
-    """
-    path = find_config("hardware", name_or_path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} must be a TOML file, but is not: {error}.") from None
-    for key in table:
-        if key not in ("description", "batch", "price", "multiplier"):
-            raise ValueError(
-                f"{path} must hold only `description`, `batch`, [[price]] and"
-                f" [[multiplier]], but also has `{key}`."
-            )
-    if not isinstance(table.get("description"), str) or not table["description"]:
-        raise ValueError(f"{path} must begin with a `description`, but has none.")
-    batch = table.get("batch", 1.0)
-    if isinstance(batch, bool) or not isinstance(batch, int | float) or batch < 1:
-        raise ValueError(f"{path}: `batch` must be at least 1, but is {batch!r}.")
-    facts = load_facts()
-    rows: list[Price] = []
-    zero_events: dict[str, str] = {}
-    zero_lines: dict[str, str] = {}
-    for i, row in enumerate(_tables(path, table, "price"), 1):
-        event = row.get("event", row.get("line"))
-        where = f"{path}, price {i} (`{event}`)"
-        _check_keys(where, row, _ROW_KEYS)
-        if row.get("zero"):
-            _read_zero(where, row, zero_events, zero_lines)
+    def share_of(self, price: Price, size: float) -> float:
+        """How much of `price` counts for a design of `size`: 1 without an `at`."""
+        if price.at is None:
+            return 1.0
+        others = [
+            row.at
+            for row in self.rows
+            if row.at is not None
+            and (row.line, row.event, row.per_batch)
+            == (price.line, price.event, price.per_batch)
+        ]
+        if size < price.at:
+            near = max((at for at in others if at < price.at), default=None)
         else:
-            rows.append(_read_price(where, row, facts))
-    for event in sorted({row.event for row in rows} & set(zero_events)):
-        raise ValueError(
-            f"{path}: event `{event}` must be either priced or zero, but is both."
-        )
-    multipliers = tuple(
-        _read_multiplier(f"{path}, multiplier {i} (`{row.get('line')}`)", row, facts)
-        for i, row in enumerate(_tables(path, table, "multiplier"), 1)
-    )
-    return Prices(
-        name=path.stem,
-        description=table["description"],
-        rows=tuple(rows),
-        multipliers=multipliers,
-        zero_events=zero_events,
-        zero_lines=zero_lines,
-        batch=float(batch),
-    )
-
-
-def _tables(path: Path, table: dict, key: str) -> list[dict]:
-    rows = table.get(key, [])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: `{key}` must be written as [[{key}]], but is not.")
-    return rows
-
-
-def _check_keys(where: str, row: dict, known: set[str]):
-    for key in row:
-        if key not in known:
-            raise ValueError(
-                f"{where} must hold only {sorted(known)}, but also has `{key}`."
-            )
-
-
-def _check_names(where: str, key: str, value, known) -> list[str]:
-    names = value if isinstance(value, list) else [value]
-    for name in names:
-        if name not in known:
-            raise ValueError(
-                f"{where}: `{key}` must be one of {list(known)}, but is {name!r}."
-            )
-    return names
-
-
-def _read_zero(where: str, row: dict, zero_events: dict, zero_lines: dict):
-    reason = row.get("reason")
-    if not isinstance(reason, str) or not reason.strip():
-        raise ValueError(f"{where} is zero and must have a `reason`, but has none.")
-    if extra := sorted(set(row) - {"zero", "reason", "event", "line"}):
-        raise ValueError(
-            f"{where} is zero and must have no price, but has `{extra[0]}`."
-        )
-    if "event" not in row and "line" not in row:
-        raise ValueError(f"{where} must name an `event` or a `line`, but has neither.")
-    for key, known, zeros in (
-        ("event", EVENTS, zero_events),
-        ("line", LINES, zero_lines),
-    ):
-        if key in row:
-            for name in _check_names(where, key, row[key], known):
-                zeros[name] = reason
-
-
-def _read_price(where: str, row: dict, facts: dict[str, Fact]) -> Price:
-    for key, known in (("line", LINES), ("event", EVENTS)):
-        if not isinstance(row.get(key), str):
-            raise ValueError(
-                f"{where} must have one `{key}`, but has {row.get(key)!r}."
-            )
-        _check_names(where, key, row[key], known)
-    if row.get("per", "batch") != "batch":
-        raise ValueError(f'{where}: `per` must be "batch", but is {row["per"]!r}.')
-    for key in ("floor", "zero"):
-        if not isinstance(row.get(key, False), bool):
-            raise ValueError(
-                f"{where}: `{key}` must be true or false, but is {row[key]!r}."
-            )
-    fact = _number(where, row, facts)
-    times, why = row.get("times", 1), row.get("times_why", "")
-    if isinstance(times, bool) or not isinstance(times, int | float) or times <= 0:
-        raise ValueError(f"{where}: `times` must be positive, but is {times!r}.")
-    if "times" in row and not why:
-        raise ValueError(
-            f"{where} has `times` and must have `times_why`, but has none."
-        )
-    counted = EVENTS[row["event"]][0]
-    of_supply = fact.unit in (SUPPLY, f"x {SUPPLY}")
-    if of_supply:
-        joules, unit = 1.0, "C"
-    elif (parsed := joules_per(fact.unit)) is not None:
-        joules, unit = parsed
-    else:
-        raise ValueError(
-            f"{where}: `unit` must be an energy per {counted}, such as `pJ/{counted}`,"
-            f" but is `{fact.unit}`."
-        )
-    if unit != counted and "times" not in row:
-        raise ValueError(
-            f"{where} must be an energy per {counted}, but is `{fact.unit}`: say with"
-            " `times` and `times_why` how many of them one event takes."
-        )
-    if fact.low < 0:
-        raise ValueError(f"{where} must not be negative, but is {fact.low:g}.")
-    return Price(
-        line=row["line"],
-        event=row["event"],
-        low=fact.low * joules * times,
-        nominal=fact.nominal * joules * times,
-        high=fact.high * joules * times,
-        source=fact.source,
-        confidence=fact.confidence,
-        fact=fact.id or None,
-        note=f"times {times:g}: {why}" if why else "",
-        per_batch="per" in row,
-        floor=row.get("floor", False),
-        of_supply=of_supply,
-    )
-
-
-def _read_multiplier(where: str, row: dict, facts: dict[str, Fact]) -> Multiplier:
-    _check_keys(where, row, _MULTIPLIER_KEYS)
-    _check_names(where, "line", row.get("line"), LINES)
-    fact = _number(where, row, facts)
-    low, nominal, high = fact.low, fact.nominal, fact.high
-    if fact.unit == "fraction":
-        if not 0 < fact.low <= fact.high <= 1:
-            raise ValueError(
-                f"{where}: an efficiency must be above 0 and at most 1, but is"
-                f" {fact.low:g} to {fact.high:g}."
-            )
-        # The best efficiency is the lowest multiplier.
-        low, nominal, high = 1 / high, 1 / nominal, 1 / low
-    elif fact.unit != "x":
-        raise ValueError(
-            f"{where}: `unit` must be `x` (a factor) or `fraction` (an efficiency), but"
-            f" is `{fact.unit}`."
-        )
-    if low < 1:
-        raise ValueError(f"{where} must be at least 1, but is {low:g}.")
-    return Multiplier(
-        row["line"], low, nominal, high, fact.source, fact.confidence, fact.id or None
-    )
-
-
-def _number(where: str, row: dict, facts: dict[str, Fact]) -> Fact:
-    """The fact a row names, or its own sourced numbers in the shape of one."""
-    own = ("low", "nominal", "high", "unit", "source", "confidence")
-    if "fact" in row:
-        if row["fact"] not in facts:
-            raise ValueError(
-                f"{where}: `fact` must be an id in energy_facts.csv, but is"
-                f" {row['fact']!r}."
-            )
-        if extra := [key for key in own if key in row]:
-            raise ValueError(
-                f"{where} must have either a `fact` or its own numbers, but has"
-                f" `{extra[0]}` beside the fact."
-            )
-        return facts[row["fact"]]
-    if not isinstance(row.get("source"), str) or not row["source"].strip():
-        raise ValueError(f"{where} must have a `fact` or a `source`, but has neither.")
-    if row.get("confidence") not in CONFIDENCE:
-        raise ValueError(
-            f"{where}: `confidence` must be one of {list(CONFIDENCE)}, but is"
-            f" {row.get('confidence')!r}."
-        )
-    if not isinstance(row.get("unit"), str):
-        raise ValueError(f"{where} must have a `unit`, but has {row.get('unit')!r}.")
-    low, nominal, high = check_corners(
-        where, row.get("low"), row.get("nominal"), row.get("high")
-    )
-    return Fact(
-        id="",
-        quantity=row.get("event", row["line"]),
-        low=low,
-        nominal=nominal,
-        high=high,
-        unit=row["unit"],
-        node_nm="",
-        conditions="",
-        source=row["source"],
-        confidence=row["confidence"],
-    )
+            near = min((at for at in others if at > price.at), default=None)
+        if near is None or size == price.at:
+            return 1.0
+        away = math.log(max(size, 1e-300) / price.at) / math.log(near / price.at)
+        return max(0.0, 1 - away)

@@ -1,0 +1,376 @@
+"""The bill of a design that nobody built: Joules, watts, area, latency of a config."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from evals.scale import Unbuilt, count_parameters, grown, shapes_of
+from physnn.bank import Bank
+from physnn.configs import config_folder
+from physnn.energy import Ledger, Modeled, Prices, bill, load_prices
+from physnn.energy.facts import load_facts
+from physnn.process import load_process
+from physnn.units import readable
+from train.baseline import TransformerConfig
+from train.experiment import ModelConfig, load_experiment
+from train.tasks import ImagesConfig
+
+# The largest field a scanner exposes, 26 mm x 33 mm: no chip is larger.
+RETICLE_M2 = 26e-3 * 33e-3
+CLASSES = 10
+# Tokens per second of a digital machine where nobody says: sets the time that its
+# memories leak for per token.
+RATE = 1000.0
+# Above this share of the total, leakage is said to hang on that rate.
+LEAKS = 0.1
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `physnn bill` is asked: the design, then the machine, then the service.
+
+    Of the design: `parameters` and `process` (None: the config's own), `context`
+    [tokens], `vocabulary`, and for a transformer `kv_heads`, `experts`,
+    `active_experts`, `bits`, `cache_bits`. `batch`, `tokens_per_pass`, `drafted` and
+    `cache_waste` are those of `physnn.energy.Serving`; `prefill` computes a prompt of
+    `context` tokens.
+    `tokens_per_second` is the rate of the machine.
+    """
+
+    config: Path
+    parameters: float | None = None
+    context: int | None = None
+    vocabulary: int | None = None
+    kv_heads: int | None = None
+    experts: int | None = None
+    active_experts: int | None = None
+    bits: int | None = None
+    cache_bits: int | None = None
+    process: str | None = None
+    machine: str | None = None
+    batch: float | None = None
+    tokens_per_pass: float | None = None
+    drafted: float | None = None
+    cache_waste: float | None = None
+    prefill: bool = False
+    tokens_per_second: float | None = None
+    bytes_per_token: float | None = None
+
+
+@dataclass(frozen=True)
+class ScaledBill:
+    """The bill of one token, with what follows from it.
+
+    - `multiplied`: multiplications with a weight per token; None where charges add.
+    - `latency_s`: of one token of one user; for a digital machine the least that its
+      memories' bandwidth allows; None: the price list tells no bandwidth.
+    - `area_m2`: drawn area of all unit devices; None: not known (digital).
+    - `memory_B`: weights and caches that are held, and `devices` that hold them.
+    """
+
+    name: str
+    config: ModelConfig
+    parameters: int
+    multiplied: float | None
+    ledger: Ledger
+    tokens_per_second: float
+    bytes_per_token: float
+    bytes_per_token_source: str
+    latency_s: float | None
+    area_m2: float | None
+    memory_B: float
+    devices: int | None
+    notes: tuple[str, ...]
+
+    @property
+    def power_W(self) -> Modeled:
+        return self.ledger.total.scaled(self.tokens_per_second)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values, in SI units."""
+        total = self.ledger.total
+        return {
+            "name": self.name,
+            "config": dataclasses.asdict(self.config),
+            "parameters": self.parameters,
+            "multiplied_per_token": self.multiplied,
+            "J_per_token": total.to_json(),
+            "J_per_byte": total.scaled(1 / self.bytes_per_token).to_json(),
+            "bytes_per_token": self.bytes_per_token,
+            "bytes_per_token_source": self.bytes_per_token_source,
+            "J_per_parameter": total.scaled(1 / self.parameters).to_json(),
+            "tokens_per_second": self.tokens_per_second,
+            "power_W": self.power_W.to_json(),
+            "latency_s": self.latency_s,
+            "area_m2": self.area_m2,
+            "memory_B": self.memory_B,
+            "devices": self.devices,
+            "largest": self.ledger.largest(),
+            "caution": self.ledger.caution(),
+            "notes": list(self.notes),
+            "bill": self.ledger.to_json(),
+        }
+
+    def __str__(self):
+        total, power = self.ledger.total, self.power_W
+        each = total.scaled(1 / self.parameters)
+        latency = "not modeled for this machine"
+        if self.latency_s is not None:
+            bound = "at least " if self.devices else ""
+            latency = bound + readable(self.latency_s, "s")
+        active = ""
+        if self.multiplied is not None:
+            active = f", {self.multiplied:.4g} multiplications per token"
+        lines = [
+            f"{self.name}: {self.parameters:.4g} parameters{active}",
+            f"  per token      {total}",
+            f"  per byte       {total.scaled(1 / self.bytes_per_token)}"
+            f" ({self.bytes_per_token:g} bytes per token:"
+            f" {self.bytes_per_token_source})",
+            f"  per parameter  {each}",
+            f"  power          {readable(power.nominal, 'W')}"
+            f" ({readable(power.low, 'W')} to {readable(power.high, 'W')}) at"
+            f" {self.tokens_per_second:g} tokens/s",
+            f"  latency        {latency}",
+            f"  memory         {readable(self.memory_B, 'B')} of"
+            f" {'stored codes' if self.multiplied is None else 'weights and caches'}"
+            + (f", in {self.devices} of the device" if self.devices else ""),
+            f"  area           {self._area()}",
+            *(f"  note: {note}" for note in self.notes),
+            "",
+            str(self.ledger),
+        ]
+        return "\n".join(lines)
+
+    def _area(self) -> str:
+        if self.area_m2 is None:
+            return "not known for a digital machine"
+        reticles = self.area_m2 / RETICLE_M2
+        return (
+            f"{self.area_m2 * 1e6:.3g} mm² of drawn devices, {reticles:.3g} of the"
+            " largest chips; wires, switches, spacing, stored codes and all that is"
+            " digital are left out"
+        )
+
+
+def scaled_bill(asked: Asked) -> ScaledBill:
+    """The bill that `asked` describes, from shapes alone.
+
+    Raises `ValueError` for what does not fit together, in one sentence.
+    """
+    path = _config_path(asked.config)
+    experiment = load_experiment(path)
+    config = _asked_of(experiment.model, asked)
+    process = load_process(asked.process or experiment.process)
+    images = isinstance(experiment.task, ImagesConfig)
+    vocabulary = asked.vocabulary or (CLASSES if images else 256)
+    if asked.vocabulary is not None and asked.vocabulary < 2:
+        raise ValueError(
+            f"Argument `vocabulary` must be at least 2, but is {asked.vocabulary}."
+        )
+    if asked.parameters is not None:
+        config = grown(config, asked.parameters, vocabulary=vocabulary, process=process)
+    digital = isinstance(config, TransformerConfig)
+    design = (Unbuilt if digital else shapes_of)(
+        config, vocabulary=vocabulary, process=process
+    )
+    prices = load_prices(asked.machine or ("gpu2030" if digital else "analog28"))
+    prices = _served(prices, asked, config)
+    own_s = None if digital else float(config.period_s)
+    rate = asked.tokens_per_second or (RATE if own_s is None else 1 / own_s)
+    if not 0 < rate < math.inf:
+        raise ValueError(
+            "Argument `tokens_per_second` must be positive and finite, but is"
+            f" {asked.tokens_per_second}."
+        )
+    period_s = 1 / rate if own_s is None else own_s
+    ledger = bill(design, prices, process=process, period_s=period_s)
+    events = design.events(process, period_s=period_s)
+    multiplied = sum(float(e.count) for e in events if e.name == "mac")
+    memory_B = _memory_B(events, prices, period_s)
+    devices, latency_s = None, own_s
+    if digital:
+        devices, latency_s = _on_devices(events, prices, memory_B)
+    bytes_per_token, source = _bytes_per_token(asked, vocabulary, images)
+    area_m2 = None if digital else drawn_area_m2(design)
+    return ScaledBill(
+        name=f"{path.stem if path.stem != 'experiment' else path.parent.name} on"
+        f" {prices.name}",
+        config=config,
+        parameters=design.parameters if digital else count_parameters(design),
+        multiplied=multiplied if digital else None,
+        ledger=ledger,
+        tokens_per_second=rate,
+        bytes_per_token=bytes_per_token,
+        bytes_per_token_source=source,
+        latency_s=latency_s,
+        area_m2=area_m2,
+        memory_B=memory_B,
+        devices=devices,
+        notes=_notes(asked, ledger, prices, own_s, rate, area_m2, digital=digital),
+    )
+
+
+def drawn_area_m2(design: Any) -> float:
+    """Area of all unit devices of a design's banks, built or not [m²]."""
+    banks = jax.tree.leaves(design, is_leaf=lambda node: isinstance(node, Bank))
+    return sum(
+        math.prod(bank.value.shape) * bank.n_units * bank.area_m2
+        for bank in banks
+        if isinstance(bank, Bank)
+    )
+
+
+def _config_path(path: Path) -> Path:
+    """A TOML file, a run folder, or the name of a file in configs/experiments."""
+    if path.is_dir():
+        return path / "experiment.toml"
+    named = config_folder() / "experiments" / f"{path}.toml"
+    return named if not path.suffix and named.is_file() else path
+
+
+def _asked_of(config: ModelConfig, asked: Asked) -> ModelConfig:
+    """The config with what was asked of the design itself."""
+    names = {
+        "kv_heads": "n_kv_heads",
+        "experts": "n_experts",
+        "active_experts": "n_active",
+        "bits": "bits",
+        "cache_bits": "cache_bits",
+    }
+    changes = {
+        theirs: getattr(asked, ours)
+        for ours, theirs in names.items()
+        if getattr(asked, ours) is not None
+    }
+    if asked.context is not None and asked.context < 1:
+        raise ValueError(
+            f"Argument `context` must be at least 1, but is {asked.context}."
+        )
+    if isinstance(config, TransformerConfig):
+        if asked.context is not None:
+            changes["context"] = asked.context
+        if asked.kv_heads and asked.parameters is not None:
+            # Queries follow the width; here they only have to fit.
+            changes["n_heads"] = config.n_heads * asked.kv_heads
+        return dataclasses.replace(config, **changes)
+    if changes:
+        ours = next(key for key, theirs in names.items() if theirs in changes)
+        raise ValueError(
+            f"Argument `{ours}` must be left out of a model of kind `{config.kind}`:"
+            " only a transformer has it."
+        )
+    return config
+
+
+def _served(prices: Prices, asked: Asked, config: ModelConfig) -> Prices:
+    names = ("batch", "tokens_per_pass", "drafted", "cache_waste")
+    serving: dict[str, Any] = {
+        name: getattr(asked, name) for name in names if getattr(asked, name) is not None
+    }
+    if not isinstance(config, TransformerConfig):
+        shared = [k for k in serving if k != "batch"]
+        if asked.prefill or shared:
+            raise ValueError(
+                f"Argument `{'prefill' if asked.prefill else shared[0]}` must be left"
+                f" out of a model of kind `{config.kind}`: it reads no weights that"
+                " several tokens could share."
+            )
+    elif asked.prefill:
+        serving["prompt"] = config.context
+    return prices.served(**serving)
+
+
+def _memory_B(events, prices: Prices, period_s: float) -> float:
+    """What is held: weights once, a cache for every sequence, with its waste."""
+    held = 0.0
+    for event in events:
+        if event.name == "stored_bit_s":
+            size = float(event.count) / period_s / 8
+            if event.part == "cache":
+                serving = prices.serving
+                size *= serving.batch / (1 - serving.cache_waste)
+            held += size
+    return held
+
+
+def _on_devices(
+    events, prices: Prices, memory_B: float
+) -> tuple[int | None, float | None]:
+    """Devices that hold it all, and the time in which they read what a token needs."""
+    device, serving = prices.device, prices.serving
+    if device is None:
+        return None, None
+    devices = math.ceil(memory_B / device.memory_B)
+    read_B = 0.0
+    for event in events:
+        if event.name in ("weight_byte", "cache_byte"):
+            # Of a step: the weights once, and the cache of every sequence.
+            weights = event.name == "weight_byte"
+            times = serving.times(
+                event.name, event.part, event.active, per_batch=weights
+            )
+            read_B += float(event.count) * times * serving.batch
+    return devices, read_B / (devices * device.bandwidth_B_per_s)
+
+
+def _bytes_per_token(asked: Asked, vocabulary: int, images: bool) -> tuple[float, str]:
+    if asked.bytes_per_token is not None:
+        if not 0 < asked.bytes_per_token < math.inf:
+            raise ValueError(
+                "Argument `bytes_per_token` must be positive and finite, but is"
+                f" {asked.bytes_per_token}."
+            )
+        return asked.bytes_per_token, "as asked"
+    if vocabulary <= 256:
+        return 1.0, "an image is one" if images else "a token is a byte"
+    fact = load_facts()["norm.bytes_per_bpe_token"]
+    return fact.nominal, f"{fact.id}, {fact.confidence}"
+
+
+def _notes(
+    asked: Asked,
+    ledger: Ledger,
+    prices: Prices,
+    own_s: float | None,
+    rate: float,
+    area_m2: float | None,
+    *,
+    digital: bool,
+) -> tuple[str, ...]:
+    notes = []
+    if not digital and asked.context is not None:
+        notes.append("the state has a fixed size: no line depends on the context")
+    if own_s is not None and rate > 1 / own_s:
+        notes.append(
+            f"that rate takes {math.ceil(rate * own_s)} chips of"
+            f" {readable(own_s, 's')} per token"
+        )
+    if not digital and asked.parameters is not None:
+        notes.append(
+            "the time per token is the config's: that a deeper design settles in it is"
+            " assumed, not checked"
+        )
+    if area_m2 is not None and area_m2 > RETICLE_M2:
+        notes.append(
+            "it does not fit on one chip: links between chips are left out, which"
+            " favors it"
+        )
+    leaks = ledger.by_line().get("leakage")
+    if digital and leaks and leaks.nominal > LEAKS * ledger.total.nominal:
+        notes.append(
+            f"memories leak for {readable(1 / rate, 's')} per token: a machine that"
+            " runs faster spends less (--tokens-per-second)"
+        )
+    if prices.serving.drafted:
+        notes.append("who drafts the tokens has a bill of its own, left out here")
+    if digital and asked.context is not None and "cache_byte" in prices.zero_events:
+        notes.append(
+            f"`{prices.name}` has no price for the cache, which favors it at long"
+            " contexts"
+        )
+    return tuple(notes)

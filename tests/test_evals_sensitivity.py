@@ -1,0 +1,90 @@
+"""The tornado: which price moves the ratio, and by how much."""
+
+import pytest
+
+from evals.sensitivity import Side, at_corner, price_id, tornado
+from evals.waterfall import Recorded
+from physnn.energy import bill, load_prices
+from physnn.energy.events import Event
+from physnn.process import load_process
+
+PROCESS = load_process("cmos28")
+OURS, SRAM = load_prices("analog28"), load_prices("sram2030")
+
+
+def side(prices, *designs) -> Side:
+    def biller(events):
+        design = Recorded(events, 1e-6)
+        return lambda each: bill(design, each, process=PROCESS).total
+
+    return Side(prices, tuple(biller(events) for events in designs))
+
+
+PHYSICAL = side(OURS, (Event("supply_charge_C", 1e-9), Event("stored_bit_s", 1e-3)))
+LADDER = side(
+    SRAM,
+    (Event("mac", 1e3), Event("stored_bit_s", 1e-2)),
+    (Event("mac", 1e5), Event("stored_bit_s", 1.0)),
+)
+SCORES = (2.4, 2.0)
+
+
+def rows(bits=2.4, ours=PHYSICAL, ladder=LADDER, **options):
+    return {row["price"]: row for row in tornado(bits, ours, ladder, SCORES, **options)}
+
+
+def test_a_price_that_is_the_whole_bill_moves_it_in_proportion():
+    own = side(OURS, (Event("supply_charge_C", 1e-9),))
+    ladder = side(SRAM, (Event("mac", 1e3),), (Event("mac", 1e5),))
+    found = rows(ours=own, ladder=ladder)
+    mac = found["base2030.asic.mac"]
+    price = next(r for r in SRAM.rows if r.event == "mac")
+    assert mac["sides"] == "opponent"
+    assert mac["swing"] == pytest.approx(price.high / price.low)
+    assert mac["ratio_low"]["nominal"] < mac["ratio_high"]["nominal"]
+    charge = found["an.supply.charge"]
+    assert charge["sides"] == "physical"
+    # Dearer charge, smaller ratio.
+    assert charge["ratio_high"]["nominal"] < charge["ratio_low"]["nominal"]
+
+
+def test_a_shared_price_moves_both_sides_at_once():
+    leaking = (Event("stored_bit_s", 1e-3),)
+    both = rows(
+        ours=side(OURS, leaking), ladder=side(SRAM, leaking, (Event("mac", 1e9),))
+    )
+    # The same leak and the same losses on both sides: neither matters.
+    assert "ovh.vr" in both
+    for price in ("leak.7.sram", "ovh.vr", "ovh.board.asic"):
+        assert both[price]["sides"] == "both"
+        assert both[price]["swing"] == pytest.approx(1.0)
+    assert rows()["leak.7.sram"]["swing"] > 1.01
+
+
+def test_the_largest_swing_comes_first_and_the_list_is_cut():
+    found = tornado(2.2, PHYSICAL, LADDER, SCORES)
+    swings = [row["swing"] for row in found]
+    assert swings == sorted(swings, reverse=True)
+    assert len(tornado(2.2, PHYSICAL, LADDER, SCORES, n_shown=2)) == 2
+    assert all(row["source"] and row["confidence"] for row in found)
+
+
+def test_prices_that_no_event_uses_are_not_listed():
+    assert not {"adc.rule.8b", "base2030.asic.sram.byte"} & set(rows())
+
+
+def test_one_price_alone_is_moved():
+    moved = at_corner(OURS, "adc.rule.8b", "high")
+    for before, after in zip(OURS.rows, moved.rows, strict=True):
+        if price_id(before, OURS) == "adc.rule.8b":
+            assert after.low == after.nominal == after.high == before.high
+        else:
+            assert after == before
+    assert moved.multipliers == OURS.multipliers
+
+
+def test_below_the_ladder_no_price_makes_a_ratio():
+    found = rows(bits=2.6)
+    assert found
+    assert {row["ratio_low"]["relation"] for row in found.values()} == {"below ladder"}
+    assert {row["swing"] for row in found.values()} == {None}
