@@ -5,6 +5,7 @@ import re
 import numpy as np
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from evals.plot_text import clip
 from evals.plots import (
     CAUSE_COLORS,
     INK,
@@ -73,10 +74,6 @@ def _energy_axis(axes, top_J: float) -> None:
     axes.set_xlabel("energy per token [J]")
 
 
-def _clip(text: str, length: int = 30) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
 def bill_lines(bill: dict | None, color: str) -> Panel:
     """One bar per line of the bill, with the interval of its price."""
     name, title = "plot-bill-lines", "Physical model, by line of the bill"
@@ -108,7 +105,7 @@ def bill_lines(bill: dict | None, color: str) -> Panel:
                 va="center",
                 size=8,
             )
-        axes.set_yticks(y, [_clip(line) for line, _ in shown])
+        axes.set_yticks(y, [clip(line, 30) for line, _ in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         _energy_axis(axes, 1.1 * high.max())
     caption = (
@@ -148,7 +145,7 @@ def bill_parts(bill: dict | None) -> Panel:
                 bars = axes.barh(y, energies, 0.66, left, color=tones[cause])
                 left += energies
                 handles.append(bars)
-                labels.append(_clip(cause, 24))
+                labels.append(clip(cause, 24))
         total = sum(energy[1] for energy in parts.values())
         for i, part in enumerate(shown):
             value = parts[part][1]
@@ -160,7 +157,7 @@ def bill_parts(bill: dict | None) -> Panel:
                 va="center",
                 size=8,
             )
-        axes.set_yticks(y, [_clip(part) for part in shown])
+        axes.set_yticks(y, [clip(part, 30) for part in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         _energy_axis(axes, left.max())
         figure.legend(handles, labels, loc="outside upper left", ncols=3)
@@ -198,7 +195,7 @@ def amdahl(rows: list[dict] | None) -> Panel:
                 va="center",
                 size=8,
             )
-        axes.set_yticks(y, [_clip(str(row.get("line"))) for row in kept])
+        axes.set_yticks(y, [clip(str(row.get("line")), 30) for row in kept])
         axes.set_ylim(len(kept) - 0.4, -0.6)
         axes.set_xlim(0, max(share.max() * 1.75, 0.1))
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

@@ -128,13 +128,21 @@ def _systems(runs: Sequence[TrainedRun]) -> dict[str, list[TrainedRun]]:
         alike.append(run)
     # Experiments of one name, with different settings, go by their folders.
     names = [group[0].experiment.name for group in groups.values()]
-    for name in (*names,):
-        if names.count(name) > 1:
-            names = [
-                f"{name} ({group[0].folder})" if each == name else each
-                for each, group in zip(names, groups.values(), strict=True)
-            ]
+    tails = _tails([group[0].folder for group in groups.values()])
+    names = [
+        f"{name} ({tail})" if names.count(name) > 1 else name
+        for name, tail in zip(names, tails, strict=True)
+    ]
     return dict(zip(names, groups.values(), strict=True))
+
+
+def _tails(folders: Sequence[Path]) -> list[str]:
+    """The last parts of each path, as few as tell all of them apart."""
+    paths = [folder.absolute() for folder in folders]
+    n = 1
+    while len({path.parts[-n:] for path in paths}) < len(paths):
+        n += 1
+    return [str(Path(*path.parts[-n:])) for path in paths]
 
 
 _SPLITS = ("train", "validation", "test")

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from evals.plot_text import clip
 from evals.plots import (
     INK,
     MACHINE_STYLES,
@@ -31,6 +32,7 @@ def waterfall(name: str, machine: str, found: dict | None, system: str) -> Panel
     start, end = found["from_J"]["nominal"], found["to_J"]["nominal"]
     labels = [f"transformer on {machine}"]
     labels += [step["name"] for step in steps] + [system]
+    labels = [clip(label) for label in labels]
     tone = MACHINE_STYLES.get(machine, (INK, "", ""))[0]
     after = [step["after_J"]["nominal"] for step in steps]
     before = [start, *after[:-1]]
@@ -107,7 +109,7 @@ def tornado(name: str, machine: str, rows: list[dict] | None, ratio: dict) -> Pa
                     size=7.5,
                 )
         axes.axvline(nominal, color=INK, lw=1)
-        names = [f"{row['price']} ({_side(row)})" for row in kept]
+        names = [clip(f"{row['price']} ({_side(row)})") for row in kept]
         axes.set_yticks(range(len(kept)), names)
         axes.set_ylim(len(kept) - 0.4, -0.6)
         low, high = ends.min(), ends.max()

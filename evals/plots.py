@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from evals.frontier import frontier
+from evals.plot_text import shown_name
 from physnn.units import readable
 
 # Okabe & Ito 2008, "Color universal design": told apart by every kind of color vision.
@@ -121,11 +122,6 @@ def inline(svg: str, name: str, title: str, description: str) -> str:
     )
 
 
-def _label(name: str) -> str:
-    # A legend leaves out what starts with an underscore.
-    return f"\u200b{name}" if name.startswith("_") else name
-
-
 def _tag(axes, text: str, at, offset_points, *, ha="center", **style) -> None:
     axes.annotate(text, at, offset_points, "data", "offset points", ha=ha, **style)
 
@@ -204,13 +200,13 @@ def learning_curves(systems: list[dict]) -> Panel:
                     tokens[first + keep] / 1e6,
                     line[keep],
                     color=color[label],
-                    label=_label(label),
+                    label=shown_name(label),
                 )
                 early = min(len(line) - 1, len(line) // 8)
                 floor, top = min(floor, line.min()), max(top, line[early])
                 end = max(end, tokens[-1])
             if len(score):
-                name_here = _label(label) if len(bits) < 2 else None
+                name_here = shown_name(label) if len(bits) < 2 else None
                 axes.scatter(
                     at / 1e6,
                     score,
@@ -269,7 +265,7 @@ def quality_against_energy(
                 marker=marker,
                 ms=4.5,
                 color=tone,
-                label=_label(f"transformers on {machine}"),
+                label=shown_name(f"transformers on {machine}"),
             )
             for _, quality, energy in (*rungs, *beaten):
                 axes.vlines(energy[1], quality[0], quality[2], color=tone, lw=1)
@@ -293,7 +289,7 @@ def quality_against_energy(
                 zorder=4,
             )
             at, where = (energy[1], quality[1]), (0, 12)
-            _tag(axes, system["name"], at, where, weight="bold", color=tone)
+            _tag(axes, shown_name(system["name"]), at, where, weight="bold", color=tone)
         if points:
             _ratio_arrow(axes, *points[0][1:], ratios)
         figure.legend(loc="outside upper left", ncols=3)
@@ -375,7 +371,7 @@ def chips(systems: list[dict]) -> Panel:
                     [span[0], span[2]], row - 0.42, row + 0.42, alpha=0.13, **box
                 )
                 axes.plot([span[1]] * 2, [row - 0.42, row + 0.42], color=color[label])
-                text = f"{label}{which}: median {span[1]:.3f}"
+                text = f"{shown_name(label)}{which}: median {span[1]:.3f}"
                 at = (span[1], row - 0.42)
                 _tag(axes, text, at, (0, 3), va="bottom", size=8)
             axes.scatter(values, y, s=26, color=color[label], edgecolor="white", lw=0.6)

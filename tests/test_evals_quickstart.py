@@ -150,8 +150,7 @@ def test_seeds_are_one_system_and_settings_are_another(outcome, tmp_path, capsys
     systems = json.loads((out / "results.json").read_text())["systems"]
     physical = [s for s in systems if s["kind"] == "physical"]
     # Two experiments of one name go by their folders.
-    names = [f"tiny ({runs[0]})", f"tiny ({tmp_path / 'other'})"]
-    assert [s["name"] for s in physical] == names
+    assert [s["name"] for s in physical] == ["tiny (tiny)", "tiny (other)"]
     assert [s["run_seeds"] for s in physical] == [[0, 1], [0]]
     assert [len(s["quality"]["values"]) for s in physical] == [2, 2]
     assert all(set(s["ratios"]) == {"G", "A", "R"} for s in physical)

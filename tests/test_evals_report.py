@@ -229,6 +229,14 @@ def test_hostile_names_are_text(tmp_path):
     assert page["tables"]["table-summary"] == 4
 
 
+def test_a_long_name_leaves_room_for_the_bars():
+    found = results()
+    physical = next(s for s in found["systems"] if s["kind"] == "physical")
+    physical["name"] = "a long name " * 12
+    # Matplotlib warns where there is no room, and a warning is an error here.
+    assert "plot-waterfall-0-G" in render(found)
+
+
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
