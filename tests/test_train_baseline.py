@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from circuits.memory import HashedMemory
 from tests.helpers import PROCESS
 from tests.helpers import quick_compilation as quick_compilation
 from train.baseline import Attention, Experts, FlaxModel, TransformerConfig, rotate
+from train.baseline_memory import HashedRows, HashedRowsConfig
 
 TINY = TransformerConfig(width=16, n_blocks=2, n_heads=2, n_hidden=24)
 
@@ -111,3 +113,53 @@ def test_shared_heads_are_heads_that_were_copied():
     many.output.kernel[...] = few.output.kernel[...]
     x = jr.normal(jr.key(1), (2, 5, 16))
     np.testing.assert_allclose(few(x), many(x), rtol=1e-4, atol=1e-5)
+
+
+def test_its_memory_reads_the_rows_that_the_circuit_reads():
+    config = HashedRowsConfig(longest=4, index_bits=6, row=3)
+    circuit = HashedMemory(
+        8,
+        longest=4,
+        index_bits=6,
+        row=3,
+        row_bits=None,
+        bits=6,
+        output_gain=1.0,
+        process=PROCESS,
+        key=jr.key(0),
+    )
+    rows = HashedRows(config, 8, rngs=nnx.Rngs(0))
+    rows.table[...] = circuit.table
+    tokens = jr.randint(jr.key(1), (2, 17), 0, 256)
+    held = jnp.concatenate([circuit.init_state((2,)), tokens.T])
+    read = jnp.swapaxes(circuit.read(circuit.indices(held)), 0, 1)
+    # A gate without drive is half open.
+    rows.gate.kernel[...] = jnp.zeros_like(rows.gate.kernel[...])
+    expected = rows.output(read / 2)
+    x = jr.normal(jr.key(2), (2, 17, 8))
+    np.testing.assert_allclose(rows(tokens, x), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_its_memory_is_billed_by_what_a_token_reads():
+    memory = HashedRowsConfig(longest=4, index_bits=6, row=3)
+    plain, config = (
+        dataclasses.replace(TINY, n_blocks=1, memory=each) for each in (None, memory)
+    )
+
+    def bytes_of(config):
+        model = config.build(vocabulary=11, process=PROCESS, key=jr.key(0))
+        events = model.events(PROCESS, period_s=1e-6)
+        total = lambda name: sum(e.count for e in events if e.name == name)
+        return total("weight_byte"), total("stored_bit_s") / 1e-6 / 8
+
+    read, stored = np.subtract(bytes_of(config), bytes_of(plain))
+    gate_and_output = 2 * TINY.width * memory.n_read + TINY.width
+    assert read == memory.n_read + gate_and_output
+    assert stored == pytest.approx(3 * 64 * 3 + gate_and_output, rel=1e-6, abs=0)
+
+
+@pytest.mark.parametrize("wrong", [{"longest": 1}, {"index_bits": 25}, {"row": 0}])
+def test_a_memory_of_a_wrong_size_is_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"`{name}` must be from"):
+        HashedRowsConfig(**wrong)

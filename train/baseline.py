@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from physnn.energy.events import Event, token_events
 from physnn.process import Process
+from train.baseline_memory import HashedRows, HashedRowsConfig
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class TransformerConfig:
     bits: int = 8  # weights and activations when billed
     cache_bits: int = 0  # keys and values when billed; 0: as `bits`
     context: int = 256  # window when billed: a token attends to half of it on average
+    memory: HashedRowsConfig | None = None  # read before the first block
 
     def __post_init__(self):
         sizes = ("width", "n_blocks", "n_heads", "n_hidden", "bits", "context")
@@ -164,6 +166,8 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     def __init__(self, config: TransformerConfig, vocabulary: int, *, rngs: nnx.Rngs):
         self.embed = nnx.Embed(vocabulary, config.width, rngs=rngs)
+        memory, width = config.memory, config.width
+        self.memory = None if memory is None else HashedRows(memory, width, rngs=rngs)
         self.blocks = nnx.List(
             [Block(config, rngs=rngs) for _ in range(config.n_blocks)]
         )
@@ -172,6 +176,8 @@ class Transformer(nnx.Module):
 
     def __call__(self, tokens):
         x = self.embed(tokens)
+        if self.memory is not None:
+            x = x + self.memory(tokens, x)
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x))
@@ -223,12 +229,22 @@ class FlaxModel(eqx.Module):
         for path, leaf in jtu.tree_leaves_with_path(self.params):
             names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
             part = "blocks." + names[2] if names[0] == "blocks" else names[0]
+            if part == "memory":
+                part += f".{names[1]}"
             if part == "blocks.mlp" and c.n_experts > 1 and names[3] != "router":
                 part = "blocks.experts"
             counts[part] = counts.get(part, 0) + math.prod(leaf.shape)
         row = counts.pop("embed") / self.vocabulary
         stored = self.vocabulary * row + sum(counts.values())
         events = [Event("weight_byte", row * size_B, "embedding")]
+        if c.memory is not None:
+            # A token reads a row of each head. Hashes are not billed, in its favor.
+            share = c.memory.n_read / counts.pop("memory.table")
+            read_B = c.memory.n_read * size_B
+            events += [
+                Event("weight_byte", read_B, "memory.table", active=share),
+                Event("elementwise", 2 * c.memory.n_read, "memory"),
+            ]
         for part, count in counts.items():
             op = "elementwise" if "norm" in part else "mac"
             share = active if part == "blocks.experts" else 1.0

@@ -22,6 +22,18 @@ from train.objective import TrainState, make_update, split
 pytestmark = pytest.mark.usefixtures("plain_promotion")
 
 EXPERIMENTS = ("wikitext2_transformer", "wikitext2_physical")
+# One size, one budget: the rows of docs/results.md, section 3.
+FAMILIES = (
+    "gated_rc",
+    "resonator",
+    "equilibrium",
+    "oscillator",
+    "channel",
+    "lookup",
+    "memory",
+    "mixed",
+    "sparse",
+)
 ROUNDS = 9
 
 
@@ -65,6 +77,18 @@ def test_training_step(benchmark):
     print(f"  physical / transformer: {ratio:.2f} of its tokens/s")
     benchmark.extra_info["ratio"] = ratio
     time_once(benchmark, steps[EXPERIMENTS[1]])
+
+
+def test_families(benchmark):
+    """Training tokens per second of every family and of the transformer beside it."""
+    names = ("transformer_l", *FAMILIES)
+    built = {name: stepper(f"wikitext2_{name}") for name in names}
+    medians = interleaved({name: each[0] for name, each in built.items()}, rounds=5)
+    report(benchmark, medians, floor="transformer_l")
+    for name, (_, n_parameters, tokens) in built.items():
+        rate = tokens / medians[name]
+        print(f"  {name:16s} {n_parameters:10,} parameters {rate:9,.0f} tokens/s")
+    time_once(benchmark, built["gated_rc"][0])
 
 
 def test_white_noise(benchmark):
