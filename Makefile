@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env quickstart test lint format simulators bench lock cuda clean
+.PHONY: help env quickstart test lint format simulators bench crosscheck lock cuda clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /|/' \
@@ -37,6 +37,14 @@ simulators: ## install ngspice, Icarus Verilog, Yosys, Chromium (Debian as root)
 
 bench: $(STAMP) ## tests/benchmarks: speed, measured on this machine
 	@$(PYTHON) -m pytest tests/benchmarks -s -o addopts=--strict-markers --benchmark-only
+
+# ZigZag pins other versions than we do, so it gets an environment of its own.
+ZIGZAG := .cache/zigzag
+crosscheck: $(STAMP) ## compare a digital bill with ZigZag, in an environment of its own
+	@test -x $(ZIGZAG)/bin/python || $(PYTHON) -m venv $(ZIGZAG)
+	@$(ZIGZAG)/bin/python -m pip install --quiet "zigzag-dse>=3.9,<4" six
+	@PHYSNN_ZIGZAG_PYTHON=$(CURDIR)/$(ZIGZAG)/bin/python \
+	  $(PYTHON) -m pytest -m zigzag tests/test_evals_zigzag.py -s
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv)
 	@uv pip compile pyproject.toml --group dev --output-file requirements.lock \

@@ -14,9 +14,8 @@ from physnn.circuit import AbstractMemorylessCircuit
 from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
-from physnn.noise import thermal_noise
+from physnn.noise import is_zero, noisy, shot_variance
 from physnn.process import Process
-from physnn.units import ELEMENTARY_CHARGE_C
 
 # Root mean square of the inputs and of the weights at the start, as `AutomaticGain`
 # leaves them.
@@ -45,7 +44,7 @@ class ChannelLayer(AbstractMemorylessCircuit):
 
         f(x, w) = sgn(w)·(sgn(x)·min(|x|, |w|) + m·x)
         y_j = clip(Σ_i f(x_i, w_ij) / F + offset_j + n_j, ±1),  F = 0.60·√n_in / gain
-        Var n_j = thermal_noise·(q·Σ_i|w_ij| / (2·C·swing·F) + kT/C / swing²)
+        Var n_j = shot_noise·q·Σ_i|w_ij| / (2·C·swing·F) + thermal_noise·kT/C / swing²
 
     A synapse is a linearized differential pair: its current follows x until the tail
     |w|·I_u is used up, and a fixed conductance m beside it leaks on. Limiter and leak
@@ -58,7 +57,7 @@ class ChannelLayer(AbstractMemorylessCircuit):
     σ·√(1 − 2/π) = 0.60·σ, which F takes.
 
     The tails flow whatever the signal, and with them full shot noise, of tail, pair and
-    mirror together `thermal_noise` times that of the tail.
+    mirror together `shot_noise` times that of the tail.
 
     Assumes: tails on only while a column integrates; leaks are passive. Does not model:
     offsets of the single pairs, the soft corner of a real limiter, output resistance.
@@ -119,8 +118,9 @@ class ChannelLayer(AbstractMemorylessCircuit):
     def apply(self, x, *, process, key):
         w = self.weight.realized()
         y = channel_sum(x, w) + x @ (self.leak * jnp.sign(w))
-        y = y / self.units + self.offset.realized()
-        y = thermal_noise(y, self.noise_variance(process), process=process, key=key)
+        y = process.rate * y / self.units + self.offset.realized()
+        if not (is_zero(process.thermal_noise) and is_zero(process.shot_noise)):
+            y = noisy(y, self.noise_variance(process), key)
         return jnp.clip(y, -1.0, 1.0)
 
     def tails(self) -> Float[Array, " n_out"] | float:
@@ -133,8 +133,9 @@ class ChannelLayer(AbstractMemorylessCircuit):
     def noise_variance(self, process: Process) -> Float[Array, " n_out"] | float:
         """Variance of each output's noise [full scale²]: shot noise and kT/C."""
         sum_F = self.sum_F(process)
-        electrons = 2 * sum_F * process.swing_V / ELEMENTARY_CHARGE_C
-        shot = process.thermal_noise * self.tails() / (electrons * self.units)
+        full_C = 2 * sum_F * process.swing_V
+        tails_C = self.tails() * full_C / self.units
+        shot = shot_variance(tails_C, full_scale_C=full_C, process=process)
         return shot + process.thermal_variance(sum_F)
 
     def cell_m2(self) -> float:

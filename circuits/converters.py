@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from circuits.converter_floor import floor_J
+from circuits.converter_floor import dac_floor_J, floor_J
+from circuits.converter_parts import (
+    check_sizes,
+    drawn_unit_F,
+    fixed_bank,
+    straight_through,
+)
 from physnn.bank import Bank
 from physnn.circuit import AbstractMemorylessCircuit
 from physnn.energy.events import Event
@@ -16,7 +22,7 @@ from physnn.export import cells
 from physnn.export.compose import array
 from physnn.export.netlist import Device, Netlist, Parameter
 from physnn.keys import stream
-from physnn.noise import thermal_noise
+from physnn.noise import bowed, decided_sign, metastable_window, thermal_noise
 from physnn.process import Process
 from physnn.straight_through import quantize
 
@@ -53,7 +59,7 @@ class SarConverter(AbstractMemorylessCircuit):
 
     Assumes: the two halves are one array of twice the area; complete settling. The law
     of E(y − x)² holds below 0.3 LSB of comparator noise. Does not model: noise and
-    settling of the reference, kickback, metastability, injection of the switches.
+    settling of the reference, kickback, injection of the switches.
 
     References: Liu et al. 2010, "A 10-bit 50-MS/s SAR ADC with a monotonic capacitor
     switching procedure", DOI 10.1109/JSSC.2010.2042254; van Elzakker et al. 2010, DOI
@@ -83,12 +89,12 @@ class SarConverter(AbstractMemorylessCircuit):
         Raises `ValueError` for bits outside 2..14, no channel, or a capacitor that is
         not positive or smaller than the process can draw.
         """
-        _check(n, bits, comparator_F=comparator_F)
+        check_sizes(n, bits, comparator_F=comparator_F)
         self.n_in = self.n_out = n
         self.bits, self.comparator_F = bits, comparator_F
-        self.unit_F = _unit_F(unit_F, process)
+        self.unit_F = drawn_unit_F(unit_F, process)
         units = [2.0**k for k in range(bits - 2, -1, -1)] + [1.0]
-        self.capacitor = _fixed_bank(units, n, self.unit_F, process)
+        self.capacitor = fixed_bank(units, n, self.unit_F, process)
         self.offset = Bank(
             jnp.zeros(n),
             kind="threshold",
@@ -110,18 +116,20 @@ class SarConverter(AbstractMemorylessCircuit):
         weights, n_units = self.weights(), 2 ** (self.bits - 1)
         sampled = process.thermal_variance(self.unit_F * n_units)
         decided = process.thermal_variance(self.comparator_F)
-        r = thermal_noise(x, sampled, process=process, key=stream(key, "sample"))
+        r = bowed(x, lsb=self.lsb, process=process)
+        r = thermal_noise(r, sampled, process=process, key=stream(key, "sample"))
         r = jax.lax.stop_gradient(r + self.offset.realized())
+        undecided = metastable_window(process)
         code = jnp.zeros_like(r)
         for k in range(self.bits):
             seen = thermal_noise(
                 r, decided, process=process, key=stream(key, f"decision{k}")
             )
-            sign = jnp.where(seen >= 0, 1.0, -1.0).astype(r.dtype)
+            sign = decided_sign(seen, undecided, stream(key, f"undecided{k}"))
             code = code + sign * 2.0 ** -(k + 1)
             if k < self.bits - 1:
                 r = r - sign * jax.lax.stop_gradient(weights[k])
-        return _straight_through(x, code)
+        return straight_through(x, code)
 
     def transitions(self) -> Float[np.ndarray, "codes_less_1 n"]:
         """The inputs at which the code of this chip changes, lowest first [full scale].
@@ -243,8 +251,10 @@ class Dac(AbstractMemorylessCircuit):
     identity.
 
     It bills what it consists of, so **no `dac_conversion` event**: charge of the array
-    and of the buffer that drives `load_F`, flip-flops that hold the word. Reading the
-    word from its ROM is on the bill of whoever reads it.
+    and of the buffer that drives `load_F`, flip-flops that hold the word. Where that
+    charge is less than measured ones take (`dac_floor_J`), `measured floor` bills the
+    rest, and the flip-flops on top. Reading the word from its ROM is on the bill of
+    whoever reads it.
 
     Assumes: the halves are one array of twice the area, exchanged for the sign. Does
     not model: offset and noise of the buffer beyond the process's `thermal_noise`,
@@ -274,12 +284,12 @@ class Dac(AbstractMemorylessCircuit):
 
         Raises `ValueError` as `SarConverter` does.
         """
-        _check(n, bits, load_F=load_F)
+        check_sizes(n, bits, load_F=load_F)
         self.n_in = self.n_out = n
         self.bits, self.load_F = bits, load_F
-        self.unit_F = _unit_F(unit_F, process)
+        self.unit_F = drawn_unit_F(unit_F, process)
         units = [2.0**k for k in range(bits - 2, -1, -1)]
-        self.capacitor = _fixed_bank(units, n, self.unit_F, process)
+        self.capacitor = fixed_bank(units, n, self.unit_F, process)
 
     @property
     def total_F(self) -> float:
@@ -301,7 +311,7 @@ class Dac(AbstractMemorylessCircuit):
             units = 2.0 ** (self.bits - 2 - k)
             bit = (left >= units).astype(y.dtype)
             left, y = left - units * bit, y + bit * weight
-        y = _straight_through(x, jnp.sign(word) * y)
+        y = straight_through(x, jnp.sign(word) * y)
         variance = process.thermal_variance(self.total_F)
         return thermal_noise(y, variance, process=process, key=key)
 
@@ -309,10 +319,14 @@ class Dac(AbstractMemorylessCircuit):
         del period_s
         array_C = self.total_F * process.swing_V
         buffer_C = process.settling_charge_C(self.total_F + self.load_F)
+        charges = {"arrays": 2 * array_C, "buffers": 2 * buffer_C}
+        missing = dac_floor_J(self.bits) / process.supply_V - sum(charges.values())
+        if missing > 0:
+            charges["measured floor"] = missing
+        n = self.n_out
         return (
-            Event("supply_charge_C", 2 * self.n_out * array_C, "arrays"),
-            Event("supply_charge_C", 2 * self.n_out * buffer_C, "buffers"),
-            Event("flop_cycle", self.n_out * self.bits, "words"),
+            *(Event("supply_charge_C", n * q, part) for part, q in charges.items()),
+            Event("flop_cycle", n * self.bits, "words"),
         )
 
     def netlist(self, process, *, name) -> Netlist:
@@ -355,44 +369,3 @@ class Dac(AbstractMemorylessCircuit):
         )
         values = [{f"w{k}": float(w) for k, w in enumerate(c)} for c in weights.T]
         return array(name, [(cell, value) for value in values])
-
-
-def _check(n: int, bits: int, **capacitors: float) -> None:
-    if n < 1:
-        raise ValueError(f"Argument `n` must be positive, but is {n}.")
-    if not 2 <= bits <= 14:
-        raise ValueError(f"Argument `bits` must be from 2 to 14, but is {bits}.")
-    for name, value in capacitors.items():
-        if not value > 0:
-            raise ValueError(f"Argument `{name}` must be positive, but is {value}.")
-
-
-def _unit_F(unit_F: float | None, process: Process) -> float:
-    least = process.capacitor_min_F
-    if unit_F is not None and not least <= unit_F < math.inf:
-        raise ValueError(
-            f"Argument `unit_F` must be at least the {least} F that process"
-            f" `{process.name}` can draw, but is {unit_F}."
-        )
-    return unit_F or least
-
-
-def _fixed_bank(units: list[float], n: int, unit_F: float, process: Process) -> Bank:
-    """Capacitors of the same `units` in every channel, as one vector.
-
-    A vector, because an optimizer decays matrices: these values are not trained.
-    """
-    return Bank(
-        jnp.repeat(jnp.asarray(units), n),
-        kind="capacitor",
-        unit="C/C_unit",
-        n_units=round(max(units)),
-        # The units of both halves err together.
-        area_m2=2 * unit_F / process.capacitor_density_F_per_m2,
-    )
-
-
-def _straight_through(x, y):
-    """y with the gradient of x inside ±1, and none outside."""
-    inside = jnp.where(jnp.abs(x) <= 1, x, jax.lax.stop_gradient(jnp.sign(x)))
-    return inside + jax.lax.stop_gradient(y - inside)

@@ -16,7 +16,7 @@ from physnn.dynamics import AbstractDynamicCircuit
 from physnn.equilibrium import FixedPointConfig, fixed_point, residual, solve
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
-from physnn.noise import thermal_noise, white
+from physnn.noise import rms, thermal_noise, white
 from physnn.process import Process
 
 # Drawn area of one unit of a conductance, and of the pair of a buffer.
@@ -192,7 +192,7 @@ class SettlingNetwork(AbstractDynamicCircuit):
 
     def nodes(self, process: Process) -> Nodes:
         """The conductances of the network, or of the chip."""
-        n, rate = self.n_out, self.rates()
+        n, rate = self.n_out, process.rate * self.rates()
         d = jnp.maximum(self.drive.realized(), DRIVE_MIN / 2)  # none is negative
         g = jnp.zeros((n, n)) if self.coupling is None else self.coupling.realized()
         leak = process.node_leakage_S * self.period_s / (self.state_F * rate)
@@ -233,7 +233,7 @@ class SettlingNetwork(AbstractDynamicCircuit):
         nodes = self.nodes(process)
         fastest = nodes.rate * nodes.load / self.period_s
         # Fluctuation-dissipation: alone, a node has kT/C at any conductance.
-        spread = jnp.sqrt(2 * fastest * process.thermal_variance(self.state_F))
+        spread = rms(2 * fastest * process.thermal_variance(self.state_F))
         return jnp.broadcast_to(spread, v.shape).astype(v.dtype)
 
     def read(self, v, x, *, process):
@@ -284,9 +284,7 @@ class SettlingNetwork(AbstractDynamicCircuit):
         if isinstance(noise, int | float) and noise == 0:
             return None
         decay = jax.lax.stop_gradient(nodes.rate * nodes.load) / self.n_steps
-        spread = jnp.sqrt(
-            process.thermal_variance(self.state_F) * -jnp.expm1(-2 * decay)
-        )
+        spread = rms(process.thermal_variance(self.state_F) * -jnp.expm1(-2 * decay))
         return spread * white(stream(key, "steps"), (*shape, self.n_out))
 
     def step(self, state, x, *, process, key):

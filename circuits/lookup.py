@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from circuits.lookup_cells import table_netlist
 from circuits.lookup_read import (
+    STUCK_LOGIT,
     bit_flip_probability,
     flip_bits,
     hadamard,
@@ -100,6 +101,15 @@ class LookupLayer(AbstractMemorylessCircuit):
         if self.basis == "multilinear":
             return self.trained
         return self.trained @ jnp.asarray(hadamard(self.k), self.trained.dtype)
+
+    def stored(self):
+        # θ: a stuck bit reads its sign, a dead or an undecided one as zero.
+        return self.logits(), STUCK_LOGIT
+
+    def with_stored(self, values):
+        if self.basis == "walsh":
+            values = values @ jnp.asarray(hadamard(self.k), values.dtype) / 2**self.k
+        return dataclasses.replace(self, trained=values)
 
     def wires(self) -> Int[np.ndarray, "n k"]:
         """The input bit that each pin of each table reads on chip."""

@@ -23,6 +23,10 @@ def hadamard(k: int) -> np.ndarray:
     return h.astype(np.float32)
 
 
+# Log-odds of a bit that is stuck: as sure as one that is trained.
+STUCK_LOGIT = 10.0
+
+
 @functools.cache
 def slopes(k: int, blur: float) -> np.ndarray:
     """S[a, j, b]: the slope over pin j at address a is Σ_b S[a, j, b]·P(b).

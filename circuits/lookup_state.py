@@ -1,5 +1,6 @@
 """State bits: each is written, every token, by a table that also reads it."""
 
+import dataclasses
 import math
 from typing import Literal
 
@@ -18,6 +19,7 @@ from circuits.lookup import (
 )
 from circuits.lookup_cells import state_netlist
 from circuits.lookup_read import (
+    STUCK_LOGIT,
     bit_flip_probability,
     flip_bits,
     hadamard,
@@ -73,6 +75,15 @@ class LookupState(AbstractCircuit[Float[Array, "*batch n"]]):
         if self.basis == "multilinear":
             return self.trained
         return self.trained @ jnp.asarray(hadamard(self.k), self.trained.dtype)
+
+    def stored(self):
+        # θ: a stuck bit reads its sign, a dead or an undecided one as zero.
+        return self.logits(), STUCK_LOGIT
+
+    def with_stored(self, values):
+        if self.basis == "walsh":
+            values = values @ jnp.asarray(hadamard(self.k), values.dtype) / 2**self.k
+        return dataclasses.replace(self, trained=values)
 
     def wires(self) -> np.ndarray:
         """The input that each pin but the last reads, `(n, k − 1)`."""

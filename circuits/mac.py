@@ -37,8 +37,8 @@ class ChargeMac(AbstractMemorylessCircuit):
     A weight of `bits` is a number of unit capacitors switched in by bits stored beside
     them, negative when the two halves are exchanged. The largest weight of a column has
     2^(bits−1) − 1 units, which sets C_fj. The unit is `capacitor_min_F` times the area
-    factor of the bank: its trainable `size` buys signal-to-noise and matching with
-    charge.
+    factor of the bank. Its trainable `size` buys signal-to-noise and matching with
+    charge; below zero it gives levels of the code away for charge and stored bits.
 
     Assumes: complete settling within a stage; amplifiers biased only while they settle;
     every switched-in capacitor swings full scale each step (an upper bound of the
@@ -80,6 +80,7 @@ class ChargeMac(AbstractMemorylessCircuit):
             area_m2=process.capacitor_min_F / process.capacitor_density_F_per_m2,
             bits=bits,
             size=jnp.zeros(()),
+            columns="charge",
         )
         self.offset = Bank(
             jnp.zeros(n_out),
@@ -99,7 +100,7 @@ class ChargeMac(AbstractMemorylessCircuit):
         if isinstance(self.weight.value, jax.ShapeDtypeStruct):
             # At the spread of trained weights: a column's full scale is clip·rms.
             return self.weight.n_units * math.sqrt(self.n_in) / self.weight.clip_sigma
-        return self.weight.n_units / self.weight.full_scale()[0]
+        return self.weight.units() / self.weight.full_scale()[0]
 
     def noise_variance(self, process: Process) -> Float[Array, " n_out"]:
         """Variance of each output's noise [full scale²]."""
@@ -119,9 +120,9 @@ class ChargeMac(AbstractMemorylessCircuit):
 
     def cell_m2(self, process: Process) -> Float[Array, ""] | float:
         """Area of one weight: both halves' capacitors, its bits and switches [m²]."""
-        full_F = self.unit_F(process) * self.weight.n_units
+        full_F = self.unit_F(process) * self.weight.units()
         capacitors_m2 = 2 * full_F / process.capacitor_density_F_per_m2
-        return capacitors_m2 + (self.weight.bits or 8) * CELL_OVERHEAD_M2_PER_BIT
+        return capacitors_m2 + self.weight.code_bits() * CELL_OVERHEAD_M2_PER_BIT
 
     def span_m(self, process: Process) -> Float[Array, ""]:
         """Side of the array of weights, drawn as a square [m]."""
@@ -131,7 +132,7 @@ class ChargeMac(AbstractMemorylessCircuit):
         """Supply charge of one step by cause [C], both differential halves."""
         cells = self.n_in * self.n_out
         unit_F = self.unit_F(process)
-        full_F = unit_F * self.weight.n_units
+        full_F = unit_F * self.weight.units()
         switched_F = full_F * self.weight.mean_fraction()
         pitch_m = jnp.sqrt(self.cell_m2(process))
         line_F = self.n_out * (switched_F + pitch_m * process.wire_F_per_m)
@@ -150,7 +151,7 @@ class ChargeMac(AbstractMemorylessCircuit):
 
     def events(self, process, *, period_s):
         charges = self.charge_C(process)
-        stored_bits = self.n_in * self.n_out * (self.weight.bits or 8)
+        stored_bits = self.n_in * self.n_out * self.weight.code_bits()
         return (
             *(Event("supply_charge_C", q, part) for part, q in charges.items()),
             Event("stored_bit_s", stored_bits * period_s, "weights"),

@@ -171,6 +171,12 @@ class HashedMemory(AbstractCircuit[Int[Array, "past *batch"]]):
             gain=output_gain,
         )
 
+    def stored(self):
+        return self.table, ROW_RANGE
+
+    def with_stored(self, values):
+        return eqx.tree_at(lambda memory: memory.table, self, values)
+
     @property
     def orders(self) -> tuple[int, ...]:
         """How many bytes each head hashes."""

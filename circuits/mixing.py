@@ -15,7 +15,7 @@ from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
 from physnn.keys import stream
-from physnn.noise import white
+from physnn.noise import is_zero, rms, white
 from physnn.process import Process
 
 # A netlist draws at least this part of a capacitor on either side of a share.
@@ -121,9 +121,7 @@ class PassiveMixing(AbstractMemorylessCircuit):
 
     def apply(self, x, *, process, key):
         lead, n_channels = x.shape[:-1], self.n_channels
-        quiet = isinstance(process.thermal_noise, int | float) and (
-            process.thermal_noise == 0
-        )
+        quiet = is_zero(process.thermal_noise)
         unit = process.thermal_variance(self.store_F)
         for step, share in enumerate(self.thetas()):
             near = self._distance(step)
@@ -134,7 +132,7 @@ class PassiveMixing(AbstractMemorylessCircuit):
             moved = theta * (high - low)
             if not quiet:
                 loss = jax.lax.stop_gradient(2 * theta * (1 - theta))
-                sigma = jnp.sqrt(unit * loss)
+                sigma = rms(unit * loss)
                 moved += sigma * white(stream(key, f"step{step}"), moved.shape)
             x = jnp.stack([low + moved, high - moved], axis=-3).reshape(*lead, -1)
         return x

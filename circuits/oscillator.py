@@ -17,6 +17,7 @@ from circuits.oscillator_parts import (
     Coupling,
     coupler_bank,
     jitter_variance,
+    moved,
     puller,
     ring_bank,
     ring_events,
@@ -30,7 +31,7 @@ from physnn.dynamics import AbstractDynamicCircuit
 from physnn.energy.events import Event
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
-from physnn.noise import thermal_noise, white
+from physnn.noise import is_zero, rms, thermal_noise, white
 from physnn.process import Process
 
 # (phases, inputs) ↦ dθ/dt [rad/token]
@@ -196,6 +197,20 @@ class PhaseOscillators(AbstractDynamicCircuit):
         only = (self.couplings[index],)
         return eqx.tree_at(lambda cell: cell.couplings, self, only)
 
+    def at(self, process: Process) -> "PhaseOscillators":
+        """The network at an operating point: rings and couplers run at its rates."""
+        couplers = lambda cell: (cell.couplings, cell.pool, cell.pool_drive)
+        move = lambda bank: moved(bank, process.rate)
+        is_bank = lambda node: isinstance(node, Bank)
+        cell = eqx.tree_at(
+            couplers,
+            self,
+            jax.tree.map(move, couplers(self), is_leaf=is_bank),
+            is_leaf=lambda node: node is None,
+        )
+        ring = moved(self.ring, process.ring_rate)
+        return eqx.tree_at(lambda cell: cell.ring, cell, ring)
+
     def detuning(self) -> Float[Array, " rings"]:
         """ω: how far each ring runs ahead of the reference [rad/token]."""
         return self.ring.realized() - 2 * math.pi * self.cycles
@@ -278,12 +293,11 @@ class PhaseOscillators(AbstractDynamicCircuit):
 
     def _jitter(self, shape, *, process, key):
         """What each of the steps adds, `(*shape, rings)` [rad]; None at zero noise."""
-        noise = process.thermal_noise
-        if isinstance(noise, int | float) and noise == 0:
+        if is_zero(process.thermal_noise):
             return None
         each = self.jitter_variance(process) / self.n_steps
         shape = (*shape, self.n + self.n_pool)
-        return jnp.sqrt(each) * white(stream(key, "jitter"), shape)
+        return rms(each) * white(stream(key, "jitter"), shape)
 
     def jitter_variance(self, process: Process):
         """Variance of a free phase after a token [rad²]."""
@@ -296,17 +310,16 @@ class PhaseOscillators(AbstractDynamicCircuit):
         return jnp.zeros((*batch_shape, self.n + self.n_pool))
 
     def drift(self, v, x, *, process):
-        del process
         if len(self.couplings) > 1:
             raise ValueError(
                 "A network must have one segment to be one differential equation, but"
                 f" has {len(self.couplings)}: take one with `segment`."
             )
-        return self.rates()[0](v, x) / self.period_s
+        return self.at(process).rates()[0](v, process.rate * x) / self.period_s
 
     def diffusion(self, v, x, *, process):
         del x
-        spread = jnp.sqrt(self.jitter_variance(process) / self.period_s)
+        spread = rms(self.jitter_variance(process) / self.period_s)
         return jnp.broadcast_to(spread, v.shape).astype(v.dtype)
 
     def read(self, v, x, *, process):
@@ -328,7 +341,8 @@ class PhaseOscillators(AbstractDynamicCircuit):
 
     def step(self, state, x, *, process, key):
         shape = (self.n_steps, *x.shape[:-1])
-        theta = self.settle(state, x, self._jitter(shape, process=process, key=key))
+        jitter = self._jitter(shape, process=process, key=key)
+        theta = self.at(process).settle(state, process.rate * x, jitter)
         y = self._read_noisy(theta, x, process=process, key=key)
         return wrapped(theta), y
 
@@ -342,7 +356,7 @@ class PhaseOscillators(AbstractDynamicCircuit):
         shape = (len(xs), self.n_steps, *xs.shape[1:-1])
         jitter = self._jitter(shape, process=process, key=key)
 
-        rates = self.rates()
+        rates, xs = self.at(process).rates(), process.rate * xs
 
         def token(theta, inputs):
             theta = self.settle(theta, *inputs, rates=rates)

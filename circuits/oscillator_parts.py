@@ -1,5 +1,6 @@
 """What every oscillator family shares: rings and their noise, couplers, sincos."""
 
+import dataclasses
 import math
 from functools import cache
 from typing import Literal
@@ -47,6 +48,7 @@ def ring_bank(n: int, *, cycles: float, ring_F: float) -> Bank:
         area_m2=ring_F / GATE_F_PER_M2,
         size=jnp.zeros(()),
         low=0.0,
+        programmed=False,
     )
 
 
@@ -76,6 +78,15 @@ def coupler_bank(value: Float[Array, "sources n"], *, bits: int | None) -> Bank:
         n_units=n_units,
         bits=bits,
     )
+
+
+def moved(bank: Bank | None, factor) -> Bank | None:
+    """The bank of an absolute rate at another operating point: `factor` times it."""
+    if bank is None or (isinstance(factor, int | float) and factor == 1):
+        return bank
+    shift = (factor - 1) * bank.realized()
+    error = shift if bank.error is None else bank.error + shift
+    return dataclasses.replace(bank, error=error)
 
 
 def ring_events(

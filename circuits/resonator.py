@@ -124,9 +124,10 @@ class Resonator(AbstractDynamicCircuit):
     def rates(self, process: Process):
         """(a, ω, b) of this chip [1/token], without leakage."""
         scale = process.linear_range() / 2
-        return [jnp.exp(getattr(self, name).realized() / scale) for name in GMS]
+        speed = process.rate
+        return [speed * jnp.exp(getattr(self, name).realized() / scale) for name in GMS]
 
-    def leak(self, process: Process) -> float:
+    def leak(self, process: Process):
         """What a state loses in a token with all transconductors off."""
         return process.node_leakage_S * self.period_s / self.state_F
 

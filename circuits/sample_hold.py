@@ -3,6 +3,7 @@
 import math
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 
 from physnn.circuit import AbstractMemorylessCircuit
@@ -50,11 +51,11 @@ class SampleHold(AbstractMemorylessCircuit):
 
     def droop(self, process: Process):
         """What is left of a sample when it is read: e^(−g_leak·t/C)."""
-        return np.exp(-process.node_leakage_S * self.hold_s / self.hold_F)
+        return jnp.exp(-process.node_leakage_S * self.hold_s / self.hold_F)
 
     def apply(self, x, *, process, key):
         variance = process.thermal_variance(self.hold_F)
-        y = x * float(self.droop(process))
+        y = x * self.droop(process)
         return thermal_noise(y, variance, process=process, key=key)
 
     def events(self, process, *, period_s):

@@ -11,7 +11,7 @@ from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.compose import array
 from physnn.export.netlist import Device, Netlist, Parameter
-from physnn.noise import thermal_noise
+from physnn.noise import rms, thermal_noise
 from physnn.process import Process
 from physnn.recurrence import linear_recurrence
 
@@ -78,14 +78,14 @@ class GatedRC(AbstractDynamicCircuit):
     def init_state(self, batch_shape=()):
         return jnp.zeros((*batch_shape, self.n_out))
 
-    def leak(self, process: Process) -> float:
+    def leak(self, process: Process):
         """b = g_leak·T/C: what a state loses in a token with its gate closed."""
         return process.node_leakage_S * self.period_s / self.state_F
 
     def rate(self, s, *, process: Process):
         """a = g(s)·T/C: time constants of the steered gate in a token."""
         steer = 2 * (s + self.offset.realized()) / process.linear_range()
-        return self.rate_max * jax.nn.sigmoid(steer)
+        return process.rate * self.rate_max * jax.nn.sigmoid(steer)
 
     def coefficients(self, x, *, process: Process):
         """(α, target) of v ← α·v + (1 − α)·target for inputs `(u, s)`."""
@@ -110,7 +110,7 @@ class GatedRC(AbstractDynamicCircuit):
         rate = self.rate(jnp.split(x, 2, axis=-1)[1], process=process)
         total = (rate + self.leak(process)) / self.period_s
         # Fluctuation-dissipation: the stationary variance is kT/C at any conductance.
-        return jnp.sqrt(2 * total * process.thermal_variance(self.state_F))
+        return rms(2 * total * process.thermal_variance(self.state_F))
 
     def read(self, v, x, *, process):
         return v

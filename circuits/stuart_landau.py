@@ -14,6 +14,7 @@ from circuits.oscillator_parts import (
     Coupling,
     coupler_bank,
     jitter_variance,
+    moved,
     puller,
     ring_bank,
     ring_events,
@@ -25,7 +26,7 @@ from physnn.dynamics import AbstractDynamicCircuit
 from physnn.energy.events import Event
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
-from physnn.noise import thermal_noise, white
+from physnn.noise import is_zero, rms, thermal_noise, white
 from physnn.process import Process
 
 
@@ -122,6 +123,12 @@ class StuartLandau(AbstractDynamicCircuit):
         level = jnp.full((*batch_shape, self.n), self.start)
         return jnp.concatenate([level, jnp.zeros_like(level)], axis=-1)
 
+    def at(self, process: Process) -> "StuartLandau":
+        """The same at an operating point: rings and couplers run at its rates."""
+        banks = lambda cell: (cell.ring, cell.coupling)
+        new = (moved(self.ring, process.ring_rate), moved(self.coupling, process.rate))
+        return eqx.tree_at(banks, self, new, is_leaf=lambda node: node is None)
+
     def detuning(self) -> Float[Array, " n"]:
         """ω: how far each oscillator runs ahead of the reference [rad/token]."""
         return self.ring.realized() - 2 * math.pi * self.cycles
@@ -185,24 +192,23 @@ class StuartLandau(AbstractDynamicCircuit):
         return jax.lax.scan(body, v, noise, length=n_steps, unroll=unroll)[0]
 
     def _noise(self, shape, *, process, key):
-        excess = process.thermal_noise
-        if isinstance(excess, int | float) and excess == 0:
+        if is_zero(process.thermal_noise):
             return None
-        spread = jnp.sqrt(self._variance(process) / self.n_steps)
+        spread = rms(self._variance(process) / self.n_steps)
         return spread * white(stream(key, "noise"), (*shape, 2 * self.n))
 
     def drift(self, v, x, *, process):
-        del process
+        cell, x = self.at(process), process.rate * x
         re, im = jnp.split(v, 2, axis=-1)
-        omega = self.detuning()
+        omega = cell.detuning()
         gain = self.growth * (1 - re * re - im * im)
         free = (gain * re - omega * im, gain * im + omega * re)
-        total = jnp.concatenate(free, axis=-1) + self._pull()(v) + self.drive_rate * x
+        total = jnp.concatenate(free, axis=-1) + cell._pull()(v) + self.drive_rate * x
         return total / self.period_s
 
     def diffusion(self, v, x, *, process):
         del x
-        spread = jnp.sqrt(self._variance(process) / self.period_s)
+        spread = rms(self._variance(process) / self.period_s)
         return jnp.broadcast_to(spread, v.shape).astype(v.dtype)
 
     def read(self, v, x, *, process):
@@ -218,14 +224,15 @@ class StuartLandau(AbstractDynamicCircuit):
 
     def step(self, state, x, *, process, key):
         noise = self._noise((self.n_steps, *x.shape[:-1]), process=process, key=key)
-        v = self.settle(state, x, noise)
+        v = self.at(process).settle(state, process.rate * x, noise)
         return v, self._read_noisy(v, x, process=process, key=key)
 
     def scan(self, state, xs, *, process, key):
         shape = (len(xs), self.n_steps, *xs.shape[1:-1])
         noise = self._noise(shape, process=process, key=key)
 
-        turn, pull = self.detuning(), self._pull()
+        cell, xs = self.at(process), process.rate * xs
+        turn, pull = cell.detuning(), cell._pull()
 
         def token(v, inputs):
             drive, jitter = inputs

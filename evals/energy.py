@@ -18,7 +18,7 @@
             the bits per byte), other_batches {name: the same} (only G)}}
     amdahl [{line, energy_J, share, gain_if_free}]
     next_to_shrink (evals.waterfall), waterfall {machine: evals.waterfall},
-    tornado {machine: evals.sensitivity}
+    tornado {machine: evals.sensitivity}, rulers [evals.rulers] of the first seed
     notes [sentence]
 
 A ratio is the opponent's Joules over ours; above 1 we spend less. Its `low` is the
@@ -35,6 +35,7 @@ import jax
 
 from evals.frontier import Draws, Ratio, Sampled, bootstrap, draw, equal_quality
 from evals.quality import Quality
+from evals.rulers import rulers_of_model
 from evals.sensitivity import Side, tornado
 from evals.waterfall import (
     Physical,
@@ -204,6 +205,9 @@ def _gains(
         "next_to_shrink": next_to_shrink(ledgers[0], opponents),
         "waterfall": falls,
         "tornado": swings,
+        "rulers": [
+            each.to_json() for each in rulers_of_model(scored.models[0], ours, process)
+        ],
     }
 
 

@@ -14,6 +14,7 @@ part by part.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -158,7 +159,9 @@ def _stretched(design: Recorded, factor: float) -> Recorded:
         return factor if is_touch(event) else 1.0
 
     events = tuple(e._replace(count=e.count * scale(e)) for e in design.recorded)
-    return Recorded(events, design.period_s)
+    layers = max(1, round(design.site.n_layers * factor ** (1 / 3)))
+    site = design.site._replace(n_layers=layers)
+    return replace(design, recorded=events, site=site)
 
 
 def _laws(systems: Sequence[Scored], sizes: np.ndarray, seed: int = 0) -> list[Law]:

@@ -20,6 +20,7 @@ def tables(results: dict) -> dict[str, str]:
         "ratios.csv": (_RATIOS, _ratios(physical)),
         "waterfall.csv": (_WATERFALL, _waterfall(physical)),
         "amdahl.csv": (_AMDAHL, _amdahl(physical)),
+        "rulers.csv": (_RULERS, _rulers(physical)),
         "next_to_shrink.csv": (_NEXT, _next(physical)),
         "tornado.csv": (_TORNADO, _tornado(physical)),
     }
@@ -133,7 +134,17 @@ def _waterfall(physical: list[dict]) -> Cells:
                 yield shared | said
 
 
+_RULERS = (
+    *("system", "part", "kind", "spent_J", "samples", "snr", "noise_floor_J"),
+    *("over_noise", "erased", "over_landauer"),
+)
 _AMDAHL = ("system", "line", "J_low", "J", "J_high", "share", "gain_if_free")
+
+
+def _rulers(physical: list[dict]) -> Cells:
+    for s in physical:
+        for row in s.get("rulers") or []:
+            yield {"system": s["name"]} | {k: row.get(k) for k in _RULERS[1:]}
 
 
 def _amdahl(physical: list[dict]) -> Cells:

@@ -24,6 +24,7 @@ from train.baseline import TransformerConfig
 from train.classifier import ClassifierConfig
 from train.counts import CountsConfig
 from train.experiment import ModelConfig
+from train.image_baseline import ImageNetworkConfig
 from train.model import PhysicalConfig
 
 # Sizes of blocks that grow with the width. Heads, taps and the inputs of a table stay.
@@ -35,8 +36,9 @@ MOST_DENSE_RINGS = 4096
 # Channels of a head of attention, where the width allows.
 HEAD = 128
 TOLERANCE = 0.01
-# What has a size before any text was seen.
-Sized = PhysicalConfig | TransformerConfig | ClassifierConfig
+# What has a rule by which it grows, and what has a size before any text was seen.
+Growing = PhysicalConfig | TransformerConfig | ClassifierConfig
+Sized = Growing | ImageNetworkConfig
 
 
 def shapes_of(config: ModelConfig, *, vocabulary: int, process: Process) -> Any:
@@ -130,7 +132,7 @@ def count_parameters(design: Any) -> int:
 
 def grown(
     config: ModelConfig, parameters: float, *, vocabulary: int, process: Process
-) -> Sized:
+) -> Growing:
     """`config` with about `parameters` values (within 1 %), by the rule of this module.
 
     Raises `ValueError` where no size of this kind has that many.
@@ -142,8 +144,13 @@ def grown(
         )
 
     config = _sized(config)
+    if not isinstance(config, Growing):
+        raise ValueError(
+            "Argument `parameters` must be left out of a model of kind"
+            f" `{config.kind}`: no rule says how one grows."
+        )
 
-    def held(trial: Sized) -> float:
+    def held(trial: Growing) -> float:
         unbuilt = Unbuilt(trial, vocabulary=vocabulary, process=process)
         return float(unbuilt.parameters)
 
@@ -180,7 +187,7 @@ def grown(
     return best
 
 
-def _depth(config: Sized, factor: float) -> int:
+def _depth(config: Growing, factor: float) -> int:
     """Layers at `factor` times the width."""
     if isinstance(config, ClassifierConfig):
         return len(config.layers)
@@ -196,12 +203,12 @@ def _more_bits(factor: float) -> int:
 
 
 def _scaled(
-    config: Sized,
+    config: Growing,
     factor: float,
     *,
     depth: int | None = None,
     more_bits: int | None = None,
-) -> Sized:
+) -> Growing:
     """`config` with `factor` times its widths."""
     depth = _depth(config, factor) if depth is None else depth
     more_bits = _more_bits(factor) if more_bits is None else more_bits

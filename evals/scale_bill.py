@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from evals.rulers import event_rulers, ruler_table
 from evals.scale import Unbuilt, count_parameters, grown, shapes_of
 from physnn.bank import Bank
 from physnn.configs import config_folder
@@ -19,8 +20,6 @@ from train.baseline import TransformerConfig
 from train.experiment import ModelConfig, load_experiment
 from train.tasks import ImagesConfig
 
-# The largest field a scanner exposes, 26 mm x 33 mm: no chip is larger.
-RETICLE_M2 = 26e-3 * 33e-3
 CLASSES = 10
 # Tokens per second of a digital machine where nobody says: sets the time that its
 # memories leak for per token.
@@ -68,7 +67,8 @@ class ScaledBill:
     - `multiplied`: multiplications with a weight per token; None where charges add.
     - `latency_s`: of one token of one user; for a digital machine the least that its
       memories' bandwidth allows; None: the price list tells no bandwidth.
-    - `area_m2`: drawn area of all unit devices; None: not known (digital).
+    - `area_m2`: drawn area of all unit devices; None: not known (digital). The floor
+      plan of the ledger has that of the parts, and the chips they take.
     - `memory_B`: weights and caches that are held, and `devices` that hold them.
     """
 
@@ -113,6 +113,7 @@ class ScaledBill:
             "caution": self.ledger.caution(),
             "notes": list(self.notes),
             "bill": self.ledger.to_json(),
+            "rulers": [each.to_json() for each in event_rulers(self.ledger)],
         }
 
     def __str__(self):
@@ -143,17 +144,23 @@ class ScaledBill:
             *(f"  note: {note}" for note in self.notes),
             "",
             str(self.ledger),
+            ruler_table(event_rulers(self.ledger)),
         ]
         return "\n".join(lines)
 
     def _area(self) -> str:
+        plan = self.ledger.plan
+        if plan is not None:
+            drawn = ""
+            if self.area_m2 is not None:
+                drawn = f"; {self.area_m2 * 1e6:.3g} mm² are drawn devices"
+            chips = "one chip" if plan.chips <= 1 else f"{plan.chips} chips"
+            return f"{plan.area_m2 * 1e6:.3g} mm² on {chips}, by its floor plan{drawn}"
         if self.area_m2 is None:
-            return "not known for a digital machine"
-        reticles = self.area_m2 / RETICLE_M2
+            return "not known for this machine"
         return (
-            f"{self.area_m2 * 1e6:.3g} mm² of drawn devices, {reticles:.3g} of the"
-            " largest chips; wires, switches, spacing, stored codes and all that is"
-            " digital are left out"
+            f"{self.area_m2 * 1e6:.3g} mm² of drawn devices; switches, spacing, stored"
+            " codes and all that is digital are left out"
         )
 
 
@@ -174,13 +181,13 @@ def scaled_bill(asked: Asked) -> ScaledBill:
         )
     if asked.parameters is not None:
         config = grown(config, asked.parameters, vocabulary=vocabulary, process=process)
-    digital = isinstance(config, TransformerConfig)
+    # What states no time per token is arithmetic, done by whatever machine.
+    digital = not hasattr(config, "period_s")
     design = (Unbuilt if digital else shapes_of)(
         config, vocabulary=vocabulary, process=process
     )
     prices = load_prices(asked.machine or ("gpu2030" if digital else "analog28"))
-    prices = _served(prices, asked, config)
-    own_s = None if digital else float(config.period_s)
+    own_s = None if digital else float(getattr(config, "period_s", 0.0))
     rate = asked.tokens_per_second or (RATE if own_s is None else 1 / own_s)
     if not 0 < rate < math.inf:
         raise ValueError(
@@ -188,6 +195,9 @@ def scaled_bill(asked: Asked) -> ScaledBill:
             f" {asked.tokens_per_second}."
         )
     period_s = 1 / rate if own_s is None else own_s
+    # A digital machine's period is the wait and the work; an analog one's is its work.
+    busy = 1.0 if own_s is None else min(1.0, rate * own_s)
+    prices = _served(prices, asked, config).served(utilization=busy)
     ledger = bill(design, prices, process=process, period_s=period_s)
     events = design.events(process, period_s=period_s)
     multiplied = sum(float(e.count) for e in events if e.name == "mac")
@@ -211,7 +221,7 @@ def scaled_bill(asked: Asked) -> ScaledBill:
         area_m2=area_m2,
         memory_B=memory_B,
         devices=devices,
-        notes=_notes(asked, ledger, prices, own_s, rate, area_m2, digital=digital),
+        notes=_notes(asked, ledger, prices, own_s, rate, digital=digital),
     )
 
 
@@ -338,7 +348,6 @@ def _notes(
     prices: Prices,
     own_s: float | None,
     rate: float,
-    area_m2: float | None,
     *,
     digital: bool,
 ) -> tuple[str, ...]:
@@ -355,10 +364,10 @@ def _notes(
             "the time per token is the config's: that a deeper design settles in it is"
             " assumed, not checked"
         )
-    if area_m2 is not None and area_m2 > RETICLE_M2:
+    if own_s is not None and rate < 1 / own_s:
         notes.append(
-            "it does not fit on one chip: links between chips are left out, which"
-            " favors it"
+            f"it computes {rate * own_s:.3g} of the time and leaks all the time; its"
+            " bias is off while it waits"
         )
     leaks = ledger.by_line().get("leakage")
     if digital and leaks and leaks.nominal > LEAKS * ledger.total.nominal:

@@ -21,7 +21,7 @@ What a bill cannot say is left out by name.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from circuits.mac import ChargeMac
@@ -30,6 +30,7 @@ from evals.frontier import Ratio, blend
 from evals.wind_tunnel import simulated
 from physnn.energy import Ledger, Modeled, Prices, bill
 from physnn.energy.events import Event, adc_event
+from physnn.energy.floor_plan import NOWHERE, Site, site_of
 from physnn.energy.prices import OVERHEAD
 from physnn.export.package import circuits_of
 from physnn.process import Process
@@ -55,10 +56,14 @@ _BITS = 8
 
 @dataclass(frozen=True)
 class Recorded:
-    """A design as the events it made at one period: billed again without its model."""
+    """A design as the events it made at one period: billed again without its model.
+
+    `site` is what a floor plan needs of it: its layers and circuits.
+    """
 
     recorded: tuple[Event, ...]
     period_s: float
+    site: Site = NOWHERE
 
     def events(self, process: Process, *, period_s: float) -> tuple[Event, ...]:
         """The events, whatever the process: they were counted for one."""
@@ -70,7 +75,7 @@ def record(design: Any, process: Process, period_s: float) -> Recorded:
     """The events of one step of `design`, as numbers."""
     events = design.events(process, period_s=period_s)
     plain = (event._replace(count=float(event.count)) for event in events)
-    return Recorded(tuple(plain), period_s)
+    return Recorded(tuple(plain), period_s, site_of(design, process))
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,8 @@ def physical_side(
     read_bits, stored_bits = _BITS * read, _BITS * stored
     for _, circuit in circuits_of(dense):
         if isinstance(circuit, ChargeMac):
-            saved = circuit.n_in * circuit.n_out * (_BITS - (circuit.weight.bits or 8))
+            bits = float(circuit.weight.code_bits())
+            saved = circuit.n_in * circuit.n_out * (_BITS - bits)
             read_bits, stored_bits = read_bits - saved, stored_bits - saved
         elif isinstance(circuit, HashedMemory):
             heads, rows, row = circuit.table.shape
@@ -122,7 +128,7 @@ def physical_side(
     return Physical(
         record(model, process, period_s),
         whole,
-        Recorded((*whole.recorded, *converters), period_s),
+        replace(whole, recorded=(*whole.recorded, *converters)),
         record(simulation, process, period_s),
         read_bits / read if read else _BITS,
         stored_bits / stored if stored else _BITS,
@@ -162,7 +168,7 @@ def waterfall(
     bits = sum(w * own for (_, own), w in rungs)
 
     def mixed(change) -> Modeled:
-        bills = [on(Recorded(change(r), r.period_s), machine) for (r, _), _ in rungs]
+        bills = [on(replace(r, recorded=change(r)), machine) for (r, _), _ in rungs]
         return blend(bills, shares)
 
     free = lambda rung: tuple(e for e in rung.recorded if e.name != "host_token")
@@ -176,7 +182,7 @@ def waterfall(
     resting = _only(as_stored, lambda event: event.name != "weight_byte")
     still = lambda rung: (*ends(free(rung)), *resting, *dynamics)
     at_rest = mixed(still)
-    on_chip = [on(Recorded(still(r), r.period_s), chip) for (r, _), _ in rungs]
+    on_chip = [on(replace(r, recorded=still(r)), chip) for (r, _), _ in rungs]
     start = mixed(lambda rung: rung.recorded)
     stages: list[tuple[str, str | None, Modeled]] = [
         (

@@ -1,13 +1,14 @@
 """Bank: many nominally identical devices that hold one array of trained values."""
 
 import math
+from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from physnn.straight_through import quantize
+from physnn.straight_through import quantize, quantize_to
 
 
 class Bank(eqx.Module):
@@ -18,16 +19,26 @@ class Bank(eqx.Module):
     - `value`: the trained values, in `unit`; `(n_in, n_out)` or `(n,)`. A column (the
       last axis) shares one full scale.
     - `error`: the frozen error of each device, in `unit`. None in a design; drawn by
-      `fabricate`.
+      `fabricate`. A source that changes in time has leading axes more.
+    - `follow`: 1 for a device that holds its value, 0 for one that is stuck at its
+      error. None: all follow.
     - `kind`: the kind of device. The `Process` must know its matching coefficient.
     - `unit`: SI unit of `value`, or what a ratio is of (`"C/C_f"`).
-    - `size`: log of the drawn area over `area_m2`, one for the bank; None is fixed. It
-      can be trained: charge grows with it, noise and mismatch shrink.
-    - `n_units`: how many unit devices in parallel make the largest value.
+    - `size`: log of the drawn area over that of `n_units` smallest devices, one for the
+      bank; None is fixed. Above zero the unit devices grow. Below it fewer of them make
+      the largest value, so that a code has fewer levels; a bank of one unit stays at
+      the smallest. It can be trained: charge grows with it, noise, mismatch and
+      rounding shrink.
+    - `n_units`: how many unit devices in parallel make the largest value, at most.
     - `area_m2`: smallest area of one unit device [m²].
     - `bits`: programmed code, sign included; None is continuous.
     - `clip_sigma`: a coded column ends at this multiple of its root mean square.
     - `low`, `high`: the legal range of a value (inclusive), before it is coded.
+    - `programmed`: whether values are written, or drawn once and for all.
+    - `columns`: what the devices of a column put on the line they share: `charge`, a
+      `current` into a virtual ground; None is no matrix, or one that does not add
+      products.
+    - `unit_S`: conductance of a device of value 1, where `columns` are of `current`.
 
     Raises `ValueError` when the range is empty, the area not positive, `n_units` below
     one or `bits` outside 2..16.
@@ -44,6 +55,12 @@ class Bank(eqx.Module):
     clip_sigma: float = eqx.field(static=True, default=2.5, kw_only=True)
     low: float = eqx.field(static=True, default=-math.inf, kw_only=True)
     high: float = eqx.field(static=True, default=math.inf, kw_only=True)
+    follow: Float[Array, "..."] | None = eqx.field(default=None, kw_only=True)
+    programmed: bool = eqx.field(static=True, default=True, kw_only=True)
+    columns: Literal["charge", "current"] | None = eqx.field(
+        static=True, default=None, kw_only=True
+    )
+    unit_S: float | None = eqx.field(static=True, default=None, kw_only=True)
 
     def __check_init__(self):
         if self.low >= self.high:
@@ -59,6 +76,11 @@ class Bank(eqx.Module):
             raise ValueError(
                 f"Argument `area_m2` must be positive, but is {self.area_m2}."
             )
+        if (self.columns == "current") != (self.unit_S is not None):
+            raise ValueError(
+                "Argument `unit_S` must be given for columns of `current`, and only for"
+                f" them, but is {self.unit_S} for {self.columns!r}."
+            )
         if self.n_units < 1:
             raise ValueError(
                 f"Argument `n_units` must be at least 1, but is {self.n_units}."
@@ -69,6 +91,32 @@ class Bank(eqx.Module):
         if self.size is None or isinstance(self.size, jax.ShapeDtypeStruct):
             return 1.0  # known by shapes alone: as it starts
         return jnp.exp(jnp.maximum(self.size, 0.0))
+
+    def units(self) -> Float[Array, ""] | int:
+        """Unit devices in parallel that make the largest value: `n_units` or fewer.
+
+        2^b − 1 of them, all that a code of b bits and a sign can tell apart. The
+        gradient does not see that b is whole.
+        """
+        if self.size is None or isinstance(self.size, jax.ShapeDtypeStruct):
+            return self.n_units  # known by shapes alone: as it starts
+        wanted = self.n_units * jnp.exp(jnp.minimum(self.size, 0.0))
+        # Whole bits: a level less would be stored at the same price.
+        bits = jnp.maximum(jnp.round(jnp.log2(wanted + 1)), 1.0)
+        whole = jnp.round(2.0**bits) - 1
+        relative = wanted / jax.lax.stop_gradient(wanted) - 1
+        return whole + jax.lax.stop_gradient(whole) * relative
+
+    def code_bits(self) -> Float[Array, ""] | int:
+        """Bits that are stored for one value, sign included; 8 for an uncoded one.
+
+        The gradient does not see that they are whole.
+        """
+        units = self.units()
+        if self.bits is None or isinstance(units, int):
+            return self.bits or 8
+        wanted = jnp.log2(units + 1) + 1
+        return wanted + jax.lax.stop_gradient(jnp.round(wanted) - wanted)
 
     def full_scale(self) -> Float[Array, "1 ..."]:
         """The value of a device at its largest code, one per column [`unit`].
@@ -89,12 +137,22 @@ class Bank(eqx.Module):
         value = jnp.clip(self.value, self.low, self.high)
         if self.bits is None:
             return value
-        return quantize(value, full_scale=self.full_scale(), bits=self.bits)
+        if self.size is None:
+            return quantize(value, full_scale=self.full_scale(), bits=self.bits)
+        return quantize_to(value, full_scale=self.full_scale(), levels=self.units())
 
     def realized(self) -> Float[Array, "..."]:
         """What a chip holds: the nominal value plus the frozen error of its devices."""
-        nominal = self.nominal()
-        return nominal if self.error is None else nominal + self.error
+        value = self.nominal()
+        if self.follow is not None:
+            value = value * self.follow
+        return value if self.error is None else value + self.error
+
+    @property
+    def is_ratio(self) -> bool:
+        """Whether it is a ratio of two equal devices, which no corner moves."""
+        above, _, below = self.unit.partition("/")
+        return self.unit == "full scale" or above[:1] == below.lstrip("0123456789")[:1]
 
     def mean_fraction(self) -> Float[Array, ""] | float:
         """Mean |value| / full scale: how much of each device is switched in.

@@ -75,6 +75,21 @@ class AbstractCircuit(eqx.Module, Generic[State]):
         a netlist cannot hold.
         """
 
+    def stored(self) -> tuple[Float[Array, "..."], float] | None:
+        """Values stored in bits and not in a `Bank`, and the full scale of one.
+
+        What faults act on where there is no device to each value: tables, rows of a
+        ROM. None, unless a family has some; then `with_stored` takes them back.
+        """
+        return None
+
+    def with_stored(self, values: Float[Array, "..."]) -> "AbstractCircuit":
+        """The circuit with other stored values."""
+        raise ValueError(
+            f"A circuit with stored values must take them back, but"
+            f" {type(self).__name__} has none: leave `with_stored` alone."
+        )
+
     def diagnose(
         self,
         xs: Float[Array, "time *batch n_in"],

@@ -1,12 +1,19 @@
-"""Process: what a fab gives, and the environment a chip runs in."""
+"""Process: what a fab gives, at the operating point a chip runs at."""
 
+import dataclasses
 import math
 import tomllib
 from pathlib import Path
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Array, Key
 
 from physnn.configs import find_config
+from physnn.environment import AMOUNTS, Environment, Number
+from physnn.keys import stream
 from physnn.units import thermal_energy_J, thermal_voltage_V
 
 
@@ -32,34 +39,57 @@ class Process(eqx.Module):
     - `matching`: relative spread of two nominally equal devices is
       `matching[kind] / sqrt(area)` (Pelgrom et al. 1989, DOI
       10.1109/JSSC.1989.572629); [m], for `threshold` [V·m].
+    - `operating`: how its numbers move with corner, temperature and supply (`at`).
+    - `ageing`: what ten years do, and the exponent of time (`physnn.variation.ageing`).
+    - `environment`: amounts of the full default environment of the node.
     - `sources`: where each number is from.
+
+    What `at` moves, nominal in a card:
+
+    - `shot_noise`: power over 2qI of one transistor, pair and mirror included; in a
+      card it is `thermal_noise`, in weak inversion the same noise by another name.
+    - `rate`: absolute rates (currents over capacitors) over the designed ones. A ratio
+      of two equal devices does not move.
+    - `ring_rate`: the same of the frequency of rings.
+    - `capacitance`: capacitors over drawn ones.
+    - `converter_bow_LSB`, `decision_taus`: of every ADC and clocked comparator.
     """
 
     name: str
-    supply_V: float
-    temperature_K: float
-    swing_V: float
-    slope_factor: float
-    thermal_noise: float
-    capacitor_min_F: float
-    capacitor_density_F_per_m2: float
-    wire_F_per_m: float
-    switch_gate_F: float
-    node_leakage_S: float
-    ring_excess: float
-    matching: dict[str, float]
+    supply_V: Number
+    temperature_K: Number
+    swing_V: Number
+    slope_factor: Number
+    thermal_noise: Number
+    capacitor_min_F: Number
+    capacitor_density_F_per_m2: Number
+    wire_F_per_m: Number
+    switch_gate_F: Number
+    node_leakage_S: Number
+    ring_excess: Number
+    matching: dict[str, Number]
+    operating: dict[str, float]
+    ageing: dict[str, float]
+    environment: dict[str, float]
     sources: dict[str, str]
+    shot_noise: Number
+    rate: Number = 1.0
+    ring_rate: Number = 1.0
+    capacitance: Number = 1.0
+    converter_bow_LSB: Number = 0.0
+    decision_taus: Number = math.inf
 
     def __check_init__(self):
         may_be_zero = {
             "thermal_noise",
+            "shot_noise",
             "wire_F_per_m",
             "switch_gate_F",
             "node_leakage_S",
         }
         spreads = {f"matching.{kind}": v for kind, v in self.matching.items()}
         for name, value in (vars(self) | spreads).items():
-            if not isinstance(value, int | float):
+            if not isinstance(value, int | float) or name in MOVED:
                 continue  # a name, a table or a traced amount
             zero = name in may_be_zero or name in spreads
             if not (0 < value < math.inf or (value == 0 and zero)):
@@ -68,7 +98,7 @@ class Process(eqx.Module):
                     f" {'not negative' if zero else 'positive'}, but is {value}."
                 )
 
-    def spread(self, kind: str, area_m2: float) -> float:
+    def spread(self, kind: str, area_m2: float):
         """Standard deviation of one device of `kind` [relative, or V for threshold]."""
         if kind not in self.matching:
             raise ValueError(
@@ -85,9 +115,10 @@ class Process(eqx.Module):
         """
         # Grouped so that no factor leaves the range of float32.
         kT = thermal_energy_J(self.temperature_K)
-        return self.thermal_noise * (kT / self.swing_V**2 / capacitance_F) * gain**2
+        power = kT / self.swing_V**2 / (capacitance_F * self.capacitance)
+        return self.thermal_noise * power * gain**2
 
-    def linear_range(self) -> float:
+    def linear_range(self):
         """2·n·U_T as a fraction of full scale: a weak-inversion pair's tanh(v / this).
 
         The differential pair's current is I·tanh(v / 2nU_T) (Mead 1989, Analog VLSI and
@@ -108,15 +139,110 @@ class Process(eqx.Module):
             n_tau * self.slope_factor * thermal_voltage_V(self.temperature_K) * load_F
         )
 
+    def at(
+        self, environment: Environment, *, key: Key[Array, ""] | None = None
+    ) -> "Process":
+        """The process at another operating point: what a chip there runs on.
+
+        With n, p, c the corners of transistors and capacitors, ΔT and ΔV/V from the
+        point of the card, and the numbers a of `operating`:
+
+        - rate = (1 + r·(a_I·(n+p)/2 − a_C·c))·(1 + a_IT·ΔT)·(1 + a_IV·ΔV/V): what a
+          trim at the nominal point leaves (r, `trim_residue`) of the corner of an
+          absolute rate I/C, and all of what comes after it; `ring_rate` likewise.
+        - capacitance = 1 + a_C·c, in every kT/C.
+        - leakage grows by exp(a_L·(n+p)/2)·exp(ΔT/T_e).
+        - temperature and supply themselves: kT/C, U_T, 2nU_T, jitter, flips of bits.
+        - `thermal`, `shot`, `mismatch` multiply what the process states.
+
+        `key` draws the shift that all devices of a die share, a normal of
+        `die_to_die` corners for n, p and c each. Raises `ValueError` without one where
+        `die_to_die` is not zero. The swing is held by a reference and stays.
+        """
+        n, p = environment.corner_point()
+        c = environment.capacitor
+        if not environment.is_none("die_to_die"):
+            if key is None:
+                raise ValueError(
+                    "Argument `key` must be given to draw a die, as `die_to_die` is"
+                    f" {environment.die_to_die}."
+                )
+            shift = environment.die_to_die * jr.normal(stream(key, "die"), (3,))
+            n, p, c = n + shift[0], p + shift[1], c + shift[2]
+        a, speed = self.operating, (n + p) / 2
+        T = environment.temperature_K
+        T = self.temperature_K if T is None else T
+        dT, dV = T - self.temperature_K, environment.supply - 1
+
+        def moved(what):
+            corner = a[f"{what}_corner"] * speed - a["capacitor_corner"] * c
+            drift = 1 + a[f"{what}_per_K"] * dT
+            return (
+                (1 + a["trim_residue"] * corner)
+                * drift
+                * (1 + a[f"{what}_per_supply"] * dV)
+            )
+
+        exponent = a["leakage_corner"] * speed + dT / a["leakage_e_fold_K"]
+        exp = math.exp if isinstance(exponent, int | float) else jnp.exp
+        return dataclasses.replace(
+            self,
+            supply_V=self.supply_V * environment.supply,
+            temperature_K=T,
+            thermal_noise=self.thermal_noise * environment.thermal,
+            shot_noise=self.shot_noise * environment.shot,
+            node_leakage_S=self.node_leakage_S * exp(exponent),
+            matching={k: v * environment.mismatch for k, v in self.matching.items()},
+            rate=self.rate * moved("current"),
+            ring_rate=self.ring_rate * moved("ring"),
+            capacitance=self.capacitance * (1 + a["capacitor_corner"] * c),
+            converter_bow_LSB=environment.converter_bow_LSB,
+            decision_taus=environment.decision_taus,
+        )
+
+    def traced(self) -> "Process":
+        """The numbers that `at` moves as arrays: one compilation for all points."""
+        floats = lambda x: jnp.asarray(x, jnp.float32)
+        return eqx.tree_at(
+            lambda p: [getattr(p, name) for name in (*AT, *MOVED)] + [p.matching],
+            self,
+            replace_fn=lambda x: jax.tree.map(floats, x),
+        )
+
     def noiseless(self) -> "Process":
         """The same process without temporal noise."""
-        return eqx.tree_at(lambda p: p.thermal_noise, self, 0.0)
+        return eqx.tree_at(lambda p: (p.thermal_noise, p.shot_noise), self, (0.0, 0.0))
 
     def matched(self) -> "Process":
         """The same process without mismatch."""
         return eqx.tree_at(
             lambda p: p.matching, self, dict.fromkeys(self.matching, 0.0)
         )
+
+
+# What the tables [operating] and [ageing] of a card hold.
+OPERATING = {
+    "gm_per_I",
+    *(f"{what}_{by}" for what in ("current", "ring") for by in ("corner", "per_K")),
+    "current_per_supply",
+    "ring_per_supply",
+    "trim_residue",
+    "capacitor_corner",
+    "leakage_corner",
+    "leakage_e_fold_K",
+    "supply_rejection",
+}
+AGEING = {"threshold_V", "current", "ring_frequency", "capacitor", "exponent", "spread"}
+
+# Numbers of a card that `Process.at` moves, and those that are nominal in every card.
+AT = ("supply_V", "temperature_K", "thermal_noise", "shot_noise", "node_leakage_S")
+MOVED = ("rate", "ring_rate", "capacitance", "converter_bow_LSB", "decision_taus")
+TABLES = ("matching", "operating", "ageing", "environment")
+
+
+def default_environment(process: Process) -> Environment:
+    """The full default environment of a node: every amount its card states."""
+    return Environment().replace(**process.environment)
 
 
 def load_process(name_or_path: str | Path) -> Process:
@@ -133,18 +259,34 @@ def load_process(name_or_path: str | Path) -> Process:
     description = tables.pop("description", None)
     if not description:
         raise ValueError(f"{path} must begin with a `description`, but has none.")
-    matching = tables.pop("matching", {})
-    if not isinstance(matching, dict):
-        raise ValueError(f"{path}: `matching` must be a table, but is {matching!r}.")
-    known = set(Process.__dataclass_fields__) - {"name", "matching", "sources"}
+    groups = {name: tables.pop(name, {}) for name in TABLES}
+    for name, group in groups.items():
+        if not isinstance(group, dict):
+            raise ValueError(f"{path}: `{name}` must be a table, but is {group!r}.")
+    known = set(Process.__dataclass_fields__) - {*TABLES, *MOVED}
+    known -= {"name", "sources", "shot_noise"}
     for key in sorted(known ^ set(tables)):
         problem = "is missing" if key in known else "is not known"
         raise ValueError(
-            f"{path} must hold exactly {sorted(known)} and [matching], but `{key}`"
-            f" {problem}."
+            f"{path} must hold exactly {sorted(known)}, [matching], [operating],"
+            f" [ageing] and [environment], but `{key}` {problem}."
+        )
+    for name, needed in (("operating", OPERATING), ("ageing", AGEING)):
+        for key in sorted(needed ^ set(groups[name])):
+            problem = "is missing" if key in needed else "is not known"
+            raise ValueError(
+                f"{path}: [{name}] must hold exactly {sorted(needed)}, but `{key}`"
+                f" {problem}."
+            )
+    for key in sorted(set(groups["environment"]) - set(AMOUNTS)):
+        raise ValueError(
+            f"{path}: [environment] must hold amounts of an environment,"
+            f" {sorted(AMOUNTS)}, but `{key}` is none."
         )
     values, sources = {}, {}
-    rows = {**tables, **{f"matching.{kind}": row for kind, row in matching.items()}}
+    rows = dict(tables)
+    for name, group in groups.items():
+        rows |= {f"{name}.{key}": row for key, row in group.items()}
     for key, row in rows.items():
         if not isinstance(row, dict) or not row.get("source"):
             raise ValueError(f"{path}: `{key}` must have a `source`, but has none.")
@@ -154,9 +296,18 @@ def load_process(name_or_path: str | Path) -> Process:
                 f" {row.get('value')!r}."
             )
         values[key], sources[key] = float(row["value"]), row["source"]
-    return Process(
+    process = Process(
         name=path.stem,
-        matching={kind: values[f"matching.{kind}"] for kind in matching},
         sources=sources,
+        shot_noise=values["thermal_noise"],
+        **{
+            name: {key: values[f"{name}.{key}"] for key in group}
+            for name, group in groups.items()
+        },
         **{key: values[key] for key in known},
     )
+    try:
+        default_environment(process)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return process

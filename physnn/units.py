@@ -20,12 +20,12 @@ _PREFIXES = {
 }
 
 
-def thermal_energy_J(temperature_K: float) -> float:
+def thermal_energy_J(temperature_K):
     """k_B·T [J]. Never squared in float32: (k_B·T)² underflows to zero there."""
     return BOLTZMANN_J_PER_K * temperature_K
 
 
-def thermal_voltage_V(temperature_K: float) -> float:
+def thermal_voltage_V(temperature_K):
     """U_T = k_B·T/q [V]."""
     return BOLTZMANN_J_PER_K / ELEMENTARY_CHARGE_C * temperature_K
 

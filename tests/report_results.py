@@ -33,6 +33,21 @@ def bill(rows, name, description, zeros=()):
     }
 
 
+def ruler(part, kind, spent_J, over_noise):
+    return {
+        "part": part,
+        "kind": kind,
+        "spent_J": spent_J,
+        "samples": 64.0,
+        "snr": None if over_noise is None else 1e5,
+        "erased": 0.0 if over_noise is None else 530.0,
+        "temperature_K": 300.0,
+        "noise_floor_J": spent_J / over_noise if over_noise else 0.0,
+        "over_noise": over_noise,
+        "over_landauer": None if over_noise is None else 3.1e6,
+    }
+
+
 def physical_bill():
     rows = []
     for block in range(4):
@@ -122,6 +137,10 @@ def gains(own_J):
             }
             for m, e in opponents.items()
         },
+        "rulers": [
+            ruler("stack.blocks*.body.inputs", "ChargeMac", 2.1e-10, 48.0),
+            ruler("agc", "AutomaticGain", 3e-13, None),
+        ],
         "amdahl": [
             {"line": "physical core", "share": 0.52, "gain_if_free": 1 / 0.48},
             {"line": "host", "share": 0.24, "gain_if_free": 1 / 0.76},

@@ -6,6 +6,7 @@ import pytest
 
 from physnn.configs import config_folder, find_config
 from physnn.energy import load_prices
+from physnn.environment import Environment, load_environment
 from physnn.process import load_process
 from train.experiment import Experiment, from_table, load_experiment, to_table
 
@@ -22,7 +23,7 @@ def files(section: str):
 
 def test_every_file_belongs_to_a_section_that_is_tested():
     sections = {path.parent.name for path in CONFIGS.rglob("*.toml")}
-    assert sections == {"processes", "hardware", "experiments"}
+    assert sections == {"processes", "hardware", "experiments", "environments", "evals"}
 
 
 @files("processes")
@@ -30,6 +31,12 @@ def test_process_loads_by_name(path):
     process = load_process(path.stem)
     assert process.name == path.stem
     assert all(process.sources.values())
+
+
+@files("environments")
+def test_environment_loads_by_name(path):
+    assert load_environment(path.stem) != Environment()
+    assert load_environment(path) == load_environment(path.stem)
 
 
 @files("hardware")

@@ -140,6 +140,7 @@ def test_every_section_plot_and_table_is_on_the_page(tmp_path):
         "table-summary": 4,
         "table-chips": 8,
         "table-amdahl": 4,
+        "table-rulers": 2,
         "table-ratios": 3,
         "table-factors-1": 2,
         "table-next-1": 1 + 2,

@@ -18,6 +18,7 @@ def test_tables_hold_every_figure_of_the_gain():
         "ratios.csv": 3,
         "waterfall.csv": 3 * (1 + 2 + 1),
         "amdahl.csv": 4,
+        "rulers.csv": 2,
         "next_to_shrink.csv": 2 * 3,
         "tornado.csv": 2 * 3,
     }

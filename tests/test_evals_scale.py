@@ -23,7 +23,7 @@ from evals.scale import (
     grown,
     shapes_of,
 )
-from evals.scale_bill import RETICLE_M2, Asked, drawn_area_m2, scaled_bill
+from evals.scale_bill import Asked, drawn_area_m2, scaled_bill
 from physnn.configs import config_folder
 from physnn.energy import LINES, bill, load_prices
 from physnn.energy.facts import joules_per, load_facts
@@ -150,15 +150,6 @@ def test_layers_are_counted_as_if_each_were_there(family):
         for line, energy in theirs.by_line().items():
             same = pytest.approx(energy.nominal, rel=1e-9, abs=0)
             assert ours.by_line()[line].nominal == same
-
-
-def test_a_design_larger_than_a_chip_says_what_is_left_out():
-    found = billed("wikitext2_gated_rc", parameters=3e9)
-    assert found.area_m2 > RETICLE_M2
-    assert "links between chips are left out" in str(found)
-    small = billed("wikitext2_gated_rc")
-    assert small.area_m2 < RETICLE_M2
-    assert "links between chips" not in str(small)
 
 
 # The ladder of section 1 of energy.md: one row each, through the same path

@@ -144,8 +144,10 @@ def unit_errors(name, n_chips):
             sigma = np.full(bank.value.shape, spread / PROCESS.swing_V)
         else:
             value, full_scale = drawn[path]
+            # k units err by √k of one; one device alone in proportion to its value.
             unit = full_scale / bank.n_units
-            sigma = np.sqrt(value / unit) * unit * spread
+            units = value if bank.n_units == 1 else np.sqrt(value / unit) * unit
+            sigma = units * spread
         assert np.all(errors[path][:, sigma == 0] == 0)
         measured[path] = (errors[path] / np.where(sigma, sigma, 1.0))[:, sigma > 0]
     return measured

@@ -88,3 +88,46 @@ def test_area_factor_buys_area_and_never_shrinks_below_the_smallest():
 def test_an_impossible_bank_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         bank(jnp.ones(2), **changes)
+
+
+def sized(value, size, **changes):
+    return bank(value, size=jnp.asarray(size), bits=6, n_units=31, **changes)
+
+
+def test_a_size_below_zero_gives_units_of_the_largest_value_away():
+    value = jr.normal(jr.key(0), (64, 3))
+    for asked, units, bits in (
+        (31, 31, 6),
+        (16, 15, 5),
+        (7, 7, 4),
+        (4, 3, 3),
+        (0.1, 1, 2),
+    ):
+        small = sized(value, np.log(asked / 31))
+        assert float(small.units()) == pytest.approx(units)
+        # As many levels as the stored bits tell apart, and no fewer.
+        assert float(small.code_bits()) == bits
+        assert float(small.area_factor()) == 1.0
+        steps = small.nominal() / (small.full_scale() / units)
+        np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
+        assert np.max(np.abs(steps)) == pytest.approx(units, abs=1e-3)
+    whole = sized(value, 0.0)
+    np.testing.assert_array_equal(whole.nominal(), bank(value, bits=6).nominal())
+    grown = sized(value, 1.0)
+    assert float(grown.units()) == pytest.approx(31)
+    assert float(grown.area_factor()) == pytest.approx(np.e)
+
+
+def test_the_gradient_of_the_size_says_how_the_rounding_grows():
+    value = jr.normal(jr.key(0), (4096, 1))
+    excess = lambda size: jnp.mean((sized(value, size).nominal() - value) ** 2)
+    # Off a change of the number of units; clipped values do not follow the size.
+    inside = jnp.abs(value) < sized(value, 0.0).full_scale()
+    rounding = lambda size: jnp.mean(
+        jnp.where(inside, (sized(value, size).nominal() - value) ** 2, 0.0)
+    )
+    size = np.float32(np.log(12 / 31))
+    slope = jax.grad(rounding)(size)
+    # d/d(size) of Δ²/12 at Δ ∝ e^(−size) is −2 times it.
+    assert float(slope) == pytest.approx(-2 * float(rounding(size)), rel=0.05)
+    assert float(excess(size)) > float(excess(0.0))

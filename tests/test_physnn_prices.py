@@ -21,6 +21,13 @@ source = "a test"
 confidence = "high"
 """
 
+PLAN = """
+[floor_plan]
+memory = "in place"
+bit = "area.sram.allin"
+chip = "chip.area.max"
+"""
+
 
 class Nothing:
     """A design that makes nothing happen."""
@@ -86,6 +93,10 @@ def test_every_list_loads_and_answers_for_every_line(name):
             "either priced or zero, but is both",
         ),
         ('[[multiplier]]\nline = "regulators"\nfact = "io.pcie5"', "`pJ/bit`"),
+        ('[floor_plan]\nmemory = "in place"', "must hold `memory`"),
+        (PLAN.replace("in place", "everywhere"), "one of ['in place'"),
+        (PLAN.replace("area.sram.allin", "wire.7.default"), "in um2/bit, but is"),
+        (PLAN.replace("chip.area.max", "chip"), "in mm2, but is 'chip'"),
         ("[[prices]]", "also has `prices`"),
         ("batch = 0", "`batch` must be at least 1"),
         ("[price]", "written as [[price]]"),

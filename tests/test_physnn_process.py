@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from physnn.configs import find_config
-from physnn.process import Process, load_process
+from physnn.process import MOVED, TABLES, Process, load_process
 from tests.helpers import PROCESS
 from tests.systems import differential_pair, ktc_variance
 
@@ -60,9 +60,9 @@ def test_settling_charge_is_bias_times_nine_halvings():
 
 def test_noise_and_mismatch_are_switched_off_apart():
     quiet, equal = PROCESS.noiseless(), PROCESS.matched()
-    assert quiet.thermal_noise == 0
+    assert (quiet.thermal_noise, quiet.shot_noise) == (0, 0)
     assert quiet.matching == PROCESS.matching
-    assert equal.thermal_noise == PROCESS.thermal_noise
+    assert equal.thermal_noise == PROCESS.thermal_noise == PROCESS.shot_noise
     assert equal.matching == dict.fromkeys(PROCESS.matching, 0.0)
     assert PROCESS.thermal_noise > 0
     assert all(PROCESS.matching.values())
@@ -70,8 +70,9 @@ def test_noise_and_mismatch_are_switched_off_apart():
 
 def test_every_number_of_the_shipped_process_has_a_source():
     numbers = {field.name for field in dataclasses.fields(Process)}
-    numbers -= {"name", "matching", "sources"}
-    numbers |= {f"matching.{kind}" for kind in PROCESS.matching}
+    numbers -= {"name", "sources", "shot_noise", *TABLES, *MOVED}
+    for table in TABLES:
+        numbers |= {f"{table}.{key}" for key in getattr(PROCESS, table)}
     assert set(PROCESS.sources) == numbers
     assert all(PROCESS.sources.values())
 
@@ -127,6 +128,10 @@ SUPPLY = '[supply_V]\nvalue = 0.9\nsource = "nominal core supply of 28 nm CMOS"\
         ("value = 1e-8", "value = -1e-8", "`matching.capacitor` .* not negative"),
         ("value = 0.9", "value =", "must be a TOML file, but"),
         ("[matching.capacitor]", "[matching]", "must have a `source`"),
+        ("[operating.gm_per_I]", "[operating.gm]", r"\[operating\] must hold exactly"),
+        ("[ageing.spread]", "[ageing.speed]", r"\[ageing\] must hold exactly"),
+        ("[environment.dead]", "[environment.ded]", "amounts .* but `ded` is none"),
+        ("value = 1e-05", "value = 2.0", "`dead` must be a possible amount"),
         ("description", "#", "must begin with a `description`"),
     ],
 )

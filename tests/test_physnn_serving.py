@@ -25,6 +25,18 @@ def of_shapes(config, machine: str, vocabulary: int, **serving: Any):
     return bill(design, prices, process=PROCESS, period_s=1e-3)
 
 
+def test_what_waits_leaks_and_does_nothing_else():
+    busy, waiting = (
+        of_shapes(SHORT, "sram7", 256, utilization=share) for share in (1.0, 0.25)
+    )
+    for line, factor in (("leakage", 4.0), ("arithmetic", 1.0), ("weights", 1.0)):
+        now, before = (each.by_line()[line].nominal for each in (waiting, busy))
+        assert now == pytest.approx(factor * before)
+    for share in (0.0, 1.1):
+        with pytest.raises(ValueError, match="`utilization` must be a share above 0"):
+            load_prices("sram7").served(utilization=share)
+
+
 def test_a_batch_of_a_mixture_touches_more_experts():
     config = dataclasses.replace(SHORT, n_experts=128, n_active=8, n_hidden=512)
     experts = [

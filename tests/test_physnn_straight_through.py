@@ -6,7 +6,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from physnn.straight_through import quantize
+from physnn.straight_through import quantize, quantize_learned
 from tests.systems import uniform_code
 
 
@@ -55,3 +55,29 @@ def test_the_gradient_is_one_inside_ends_included_and_zero_outside():
 def test_a_code_without_levels_is_refused(bits):
     with pytest.raises(ValueError, match=f"`bits` must be at least 2, but is {bits}"):
         quantize(jnp.ones(2), full_scale=1.0, bits=bits)
+
+
+def test_a_learned_range_has_the_codes_and_the_gradient_of_a_learned_step():
+    x = jnp.asarray([-1.5, -0.31, 0.2, 0.77, 2.0])
+    at = lambda r: quantize_learned(x, full_scale=r, bits=4)
+    one = jnp.asarray(1.0)
+    np.testing.assert_allclose(at(one), quantize(x, full_scale=1.0, bits=4), atol=1e-6)
+    through = jax.grad(lambda x: jnp.sum(quantize_learned(x, full_scale=one, bits=4)))
+    np.testing.assert_allclose(through(x), [0, 1, 1, 1, 0], atol=1e-6)
+    # Esser et al. 2020: round(v) - v inside, +-Q outside, times 1/sqrt(N Q); the step
+    # is range/Q.
+    v = np.asarray(x, np.float64) * 7
+    expected = np.where(np.abs(v) <= 7, np.round(v) - v, 7 * np.sign(v)) / 7
+    expected = expected / np.sqrt(5 * 7)
+    np.testing.assert_allclose(jax.jacobian(at)(one), expected, atol=1e-6)
+
+
+def test_a_learned_range_finds_a_signal_that_is_small():
+    x = 0.05 * jr.normal(jr.key(0), (2000,))
+    error = lambda r: jnp.mean((quantize_learned(x, full_scale=r, bits=4) - x) ** 2)
+    step = jax.jit(lambda r: r - 0.05 * jnp.sign(jax.grad(error)(r)) * r)
+    wide = found = jnp.asarray(1.0)
+    for _ in range(60):
+        found = step(found)
+    assert error(found) < 0.1 * error(wide)
+    assert 0.08 < float(found) < 0.25

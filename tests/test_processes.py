@@ -17,7 +17,7 @@ from physnn.configs import config_folder
 from physnn.energy import bill, load_prices
 from physnn.energy.events import Event, adc_event
 from physnn.energy.facts import load_facts
-from physnn.process import load_process
+from physnn.process import MOVED, TABLES, load_process
 from physnn.units import thermal_voltage_V
 from tests.helpers import PERIOD_S, physical_config
 from tests.helpers import quick_compilation as quick_compilation
@@ -57,8 +57,9 @@ def test_a_card_says_what_it_is_and_where_each_number_is_from(process):
     labeled = "an extrapolation: nothing here is from a foundry" in head
     assert labeled != (process.name in OPEN)
     fields = {field.name for field in dataclasses.fields(process)}
-    fields -= {"name", "matching", "sources"}
-    fields |= {f"matching.{kind}" for kind in process.matching}
+    fields -= {"name", "sources", "shot_noise", *TABLES, *MOVED}
+    for table in TABLES:
+        fields |= {f"{table}.{key}" for key in getattr(process, table)}
     assert set(process.sources) == fields
     kinds = {"capacitor", "threshold", "current", "ring_frequency"}
     assert set(process.matching) == kinds
@@ -104,6 +105,11 @@ def test_numbers_of_cards_are_those_of_the_facts_they_name():
         assert matching["threshold"] == close_to(fact(f"an.avt.{node}", mV_um))
     ihp, sky = CARDS["sg13g2"], CARDS["sky130"]
     assert ihp.matching["threshold"] == close_to(fact("an.avt.ihp130n", mV_um))
+    for name in ("sky130", *SHRINKING[1:]):
+        card, fact_of = CARDS[name], {"sky130": "sky130n", "cmos16": "7"}
+        which = fact_of.get(name, name.removeprefix("cmos"))
+        flicker = fact(f"an.flicker.{which}", 1e-12)  # V²·µm²
+        assert card.environment["flicker_V2m2"] == close_to(flicker)
     assert ihp.matching["capacitor"] == fact("an.cmim.ihp130", percent_um)
     pair = FACTS["an.avt.sky130n"]
     assert pair.low <= sky.matching["threshold"] / mV_um <= pair.high
@@ -180,7 +186,7 @@ def test_digital_edges_cost_more_at_130_nm_and_leak_less(bills):
     old, new = of("analog130"), of("analog28")
     assert set(old) == set(new)
     same = {event for event in old if old[event] == new[event]}
-    assert same == {"supply_charge_C", "random_bit", "io_bit"}
+    assert same == {"supply_charge_C", "random_bit", "io_bit", "chip_bit"}
     cheaper = {event for event in old if old[event] < new[event]}
     assert cheaper == {"stored_bit_s"}
     assert LISTS["analog130"].multipliers == LISTS["analog28"].multipliers

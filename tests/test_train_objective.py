@@ -11,10 +11,11 @@ import numpy as np
 import optax
 import pytest
 
-from physnn.energy import supply_energy_J
+from physnn.energy import load_prices
 from physnn.process import load_process
 from tests.helpers import physical_config
 from train.baseline import TransformerConfig
+from train.energy_term import billed_J, unit_sizes
 from train.experiment import Experiment, NoiseAware
 from train.loop import begin
 from train.objective import (
@@ -23,7 +24,6 @@ from train.objective import (
     bits_on_chips,
     make_update,
     split,
-    unit_sizes,
 )
 from train.optimizer import OptimizerConfig
 from train.tasks import TextConfig
@@ -134,7 +134,7 @@ def test_one_batch_can_be_learned_and_unit_capacitors_stay(config):
     model, measured = updated(dataclasses.replace(TINY, model=config), 50)
     assert measured[0].bits_per_byte == pytest.approx(8.0, abs=1.0)
     assert measured[-1].bits_per_byte < measured[0].bits_per_byte - 2.0
-    assert measured[0].supply_J == 0.0
+    assert measured[0].energy_J == 0.0
     assert len(unit_sizes(model)) == (0 if config is DIGITAL else 5)
     assert not any(unit_sizes(model))
 
@@ -144,9 +144,10 @@ def test_energy_in_the_loss_shrinks_capacitors_that_were_grown():
     grow = lambda tree: eqx.tree_at(unit_sizes, tree, replace_fn=lambda s: s + 1.0)
     experiment = dataclasses.replace(TINY, noise=NoiseAware(energy_weight=1e6))
     model, measured = updated(experiment, 20, change=grow)
-    designed_J = float(supply_energy_J(grow(build()), PROCESS))
-    assert float(measured[0].supply_J) == pytest.approx(designed_J, rel=0.02, abs=0)
-    assert float(measured[-1].supply_J) < 0.9 * float(measured[0].supply_J)
+    prices = load_prices("analog28")
+    designed_J = float(billed_J(grow(build()), prices, process=PROCESS))
+    assert float(measured[0].energy_J) == pytest.approx(designed_J, rel=0.02, abs=0)
+    assert float(measured[-1].energy_J) < 0.9 * float(measured[0].energy_J)
     assert max(unit_sizes(model)) < 1.0
 
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -192,7 +192,7 @@ class FlaxModel(eqx.Module):
 
     params: PyTree
     graphdef: nnx.GraphDef = eqx.field(static=True)
-    config: TransformerConfig = eqx.field(static=True)
+    config: Any = eqx.field(static=True)  # a TransformerConfig or ImageNetworkConfig
     vocabulary: int = eqx.field(static=True)
 
     def __init__(self, module: nnx.Module, *, config, vocabulary: int):
@@ -206,8 +206,11 @@ class FlaxModel(eqx.Module):
 
     def logits(
         self, tokens: Int[Array, "batch time"], *, process: Process, key: Key[Array, ""]
-    ) -> Float[Array, "batch time vocabulary"]:
-        """Logits after every token; digital arithmetic has neither noise nor chips."""
+    ) -> Float[Array, "batch targets vocabulary"]:
+        """Logits after every token, of an image after its last pixel.
+
+        Digital arithmetic has neither noise nor chips.
+        """
         del process, key
         return nnx.merge(self.graphdef, self.params)(tokens)
 
@@ -218,10 +221,13 @@ class FlaxModel(eqx.Module):
         token t attends to t positions, (context + 1) / 2 on average. The KV cache is
         read at `config.cache_bits`, with one new position written. A softmax costs
         three operations per weight, a norm four per channel, a rotation three per
-        value. Of the experts a token multiplies with the chosen ones.
+        value. Of the experts a token multiplies with the chosen ones. A network of
+        images says itself what an image makes happen.
         """
         del process
         c = self.config
+        if not isinstance(c, TransformerConfig):
+            return c.events(self.vocabulary, period_s=period_s)
         mean_context = (c.context + 1) / 2
         size_B, cache_B = c.bits / 8, (c.cache_bits or c.bits) / 8
         active = c.n_active / c.n_experts

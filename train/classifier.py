@@ -115,6 +115,8 @@ class Classifier(eqx.Module):
         bits = self.config.converter_bits
         chain = self.chain.events(process, period_s=period_s)
         return (
+            # A byte each, as of a digital network: they come from off chip.
+            Event("io_bit", 8 * self.config.n_pixels, "pixels"),
             Event("dac_conversion", self.config.n_pixels, "pixels"),
             *(each._replace(count=tokens * each.count) for each in chain),
             Event(adc_event(bits), self.vocabulary, "head"),

@@ -18,39 +18,25 @@ from physnn.dynamics import SolverConfig
 from train.baseline import TransformerConfig
 from train.classifier import ClassifierConfig
 from train.counts import CountsConfig
+from train.devices import DeviceConfig, HardwareInTheLoop
+from train.image_baseline import ImageNetworkConfig
 from train.model import PhysicalConfig
+from train.noise_aware import Distillation, NoiseAware
 from train.optimizer import OptimizerConfig
+from train.schedules import TRAINING_AMOUNTS, Schedule
 from train.tasks import ImagesConfig, TaskConfig, TextConfig
 
-ModelConfig = PhysicalConfig | TransformerConfig | CountsConfig | ClassifierConfig
+ModelConfig = (
+    PhysicalConfig
+    | TransformerConfig
+    | CountsConfig
+    | ClassifierConfig
+    | ImageNetworkConfig
+)
 
 
 class ConfigError(ValueError):
     """A config file is wrong; the message names the file and the key."""
-
-
-@dataclass(frozen=True)
-class NoiseAware:
-    """How a physical model is trained: always with temporal noise, on several chips.
-
-    `energy_weight`: what a nanojoule of supply energy per byte costs in the loss [bits
-    per byte]. Above zero the areas of unit devices are trained, too; else they stay.
-    """
-
-    chips_per_batch: int = 2  # the batch is shared out among them
-    energy_weight: float = 0.0
-
-    def __post_init__(self):
-        if self.chips_per_batch < 1:
-            raise ValueError(
-                "Argument `chips_per_batch` must be at least 1, but is"
-                f" {self.chips_per_batch}."
-            )
-        if not self.energy_weight >= 0:
-            raise ValueError(
-                "Argument `energy_weight` must not be negative, but is"
-                f" {self.energy_weight}."
-            )
 
 
 @dataclass(frozen=True)
@@ -69,6 +55,11 @@ class Experiment:
     model: ModelConfig = field(default_factory=PhysicalConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     noise: NoiseAware = field(default_factory=NoiseAware)
+    # Amounts that change in the course of training; a table `[[schedules]]` each.
+    schedules: tuple[Schedule, ...] = ()
+    distillation: Distillation | None = None
+    # A device that computes forward while the model gives the gradient.
+    hardware: HardwareInTheLoop | None = None
     # Parameters whose path matches this regular expression stay as they start.
     frozen: str | None = None
     # Diffrax under every dynamic circuit, in training and after; None: its fast path.
@@ -94,10 +85,11 @@ class Experiment:
                 "Argument `frozen` must be a regular expression, but"
                 f" {self.frozen!r} is not: {error}."
             ) from error
-        sees_images = isinstance(self.model, ClassifierConfig)
+        sees_images = isinstance(self.model, ClassifierConfig | ImageNetworkConfig)
         if sees_images != isinstance(self.task, ImagesConfig):
             raise ValueError(
-                "A model of kind `classifier` goes with a task of kind `images`, but"
+                "A model of kind `classifier` or `image_network` goes with a task of"
+                " kind `images`, but"
                 f" they are `{self.model.kind}` and `{self.task.kind}`."
             )
         if self.solver is not None and not self.is_physical:
@@ -105,6 +97,7 @@ class Experiment:
                 "Argument `solver` must be left out of a model that is no circuit, but"
                 f" the model is of kind `{self.model.kind}`."
             )
+        self._check_awareness()
         if self.seed < 0:
             raise ValueError(
                 f"Argument `seed` must not be negative, but is {self.seed}."
@@ -115,6 +108,52 @@ class Experiment:
                 f" {self.batch} and {self.chips}."
             )
 
+    def _check_awareness(self) -> None:
+        """Nothing that is asked for may go without effect."""
+        names = [each.amount for each in self.schedules]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"An amount must have one of the `schedules`, but `{name}` has"
+                    f" {names.count(name)}."
+                )
+            where = TRAINING_AMOUNTS.get(name)
+            if where and not _at(self, where):
+                raise ValueError(
+                    f"Argument `{where}` must be above zero for a schedule of"
+                    f" `{name}` to change it, but is {_at(self, where)}."
+                )
+        physical_only = {
+            "noise.clip_sigma": self.noise.clip_sigma < math.inf,
+            "noise.card": self.noise.card,
+            "noise.environment": self.noise.environment is not None,
+            "noise.sampled": self.noise.sampled is not None,
+            "hardware": self.hardware is not None,
+            "schedules": any(name not in TRAINING_AMOUNTS for name in names),
+        }
+        for name, given in physical_only.items():
+            if given and not self.is_physical:
+                raise ValueError(
+                    f"Argument `{name}` goes with a physical model, but the model is of"
+                    f" kind `{self.model.kind}`: leave it out."
+                )
+        if self.distillation and isinstance(self.model, CountsConfig):
+            raise ValueError(
+                "Argument `distillation` goes with a model that is trained, but counts"
+                " are not: leave it out."
+            )
+        if self.in_the_loop and self.noise.chips_per_batch != 1:
+            raise ValueError(
+                "Argument `noise.chips_per_batch` must be 1 with the one device of"
+                f" `hardware` in the loop, but is {self.noise.chips_per_batch}."
+            )
+        surrounded = self.noise.card or self.noise.environment or self.noise.sampled
+        if self.in_the_loop and (surrounded or set(names) - set(TRAINING_AMOUNTS)):
+            raise ValueError(
+                "A device in the loop brings its own environment, but `noise` or the"
+                " `schedules` ask for another: leave that out."
+            )
+
     @property
     def is_physical(self) -> bool:
         return isinstance(self.model, PhysicalConfig | ClassifierConfig)
@@ -123,6 +162,11 @@ class Experiment:
     def chips(self) -> int:
         """Chips fabricated per batch; 0 for a digital model, which has none."""
         return self.noise.chips_per_batch if self.is_physical else 0
+
+    @property
+    def in_the_loop(self) -> bool:
+        """Whether a device computes forward in training."""
+        return self.hardware is not None and self.hardware.training != "in_silico"
 
     @property
     def tokens_per_step(self) -> int:
@@ -195,7 +239,8 @@ def _converter() -> cattrs.Converter:
         lambda kind: get_origin(kind) is Literal, _one_of
     )
     # What is inside another comes first.
-    for union in (BlockConfig, LayerConfig | BlockConfig, ModelConfig, TaskConfig):
+    unions = (BlockConfig, LayerConfig | BlockConfig, ModelConfig, TaskConfig)
+    for union in (*unions, DeviceConfig):
         converter.register_structure_hook(union, _tagged(converter, get_args(union)))
     return converter
 
@@ -255,11 +300,25 @@ def _absolute(experiment: Experiment, folder: Path) -> Experiment:
         task = dataclasses.replace(task, path=absolute(task.path))
     if process.endswith(".toml"):
         process = absolute(process)
-    return dataclasses.replace(experiment, task=task, process=process)
+    lesson = experiment.distillation
+    if lesson is not None:
+        lesson = dataclasses.replace(lesson, teacher=absolute(lesson.teacher))
+    return dataclasses.replace(
+        experiment, task=task, process=process, distillation=lesson
+    )
+
+
+def _at(node: Any, path: str) -> Any:
+    """What stands at `path`; None where the way ends before."""
+    for name in path.split("."):
+        node = getattr(node, name, None)
+    return node
 
 
 def _toml(table: dict[str, Any], heading: str = "") -> str:
-    is_tables = lambda value: isinstance(value, list) and isinstance(value[0], dict)
+    is_tables = lambda value: (
+        isinstance(value, list) and isinstance(next(iter(value), None), dict)
+    )
     within = lambda key: f"{heading}.{key}" if heading else key
     inner = {k: v for k, v in table.items() if isinstance(v, dict) or is_tables(v)}
     lines = [f"{k} = {_literal(v)}" for k, v in table.items() if k not in inner]
@@ -273,7 +332,7 @@ def _toml(table: dict[str, Any], heading: str = "") -> str:
     return text
 
 
-def _literal(value: str | int | float) -> str:
+def _literal(value: str | int | float | list) -> str:
     if isinstance(value, str):
         # A TOML basic string is a JSON string, except that DEL must be escaped too.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

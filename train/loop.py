@@ -1,6 +1,7 @@
 """train(experiment, folder): read it top to bottom."""
 
 import contextlib
+import hashlib
 import math
 import time
 from pathlib import Path
@@ -19,11 +20,14 @@ from physnn.process import Process, load_process
 from train.checkpoint import Checkpoints
 from train.counts import CountedModel, CountsConfig
 from train.experiment import Experiment
+from train.hardware import plain_errors
 from train.metrics import MetricsFile, read_metrics
 from train.objective import TrainState, make_score, make_update, split
 from train.progress import TrainProgress
 from train.run_folder import RunFolderError, lock, open_run_folder, read_run_folder
+from train.schedules import schedule_of
 from train.stopping import Interrupted, StopSignals
+from train.surroundings import surroundings_of
 from train.tasks.text import Text
 
 
@@ -73,7 +77,8 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(lock(folder))
         stop = stack.enter_context(StopSignals())
-        open_run_folder(folder, experiment, task=task, resume=resume)
+        teacher, taught_by = _teacher(experiment, vocabulary=task.vocabulary)
+        open_run_folder(folder, experiment, task=task, resume=resume, teacher=taught_by)
         process = load_process(experiment.process)
         if isinstance(experiment.model, CountsConfig):
             return _count(experiment, folder, task=task, process=process)
@@ -84,8 +89,17 @@ def train(
         done, best = int(state.step), float(best)
         rest = eqx.combine(fixed, static)
 
-        update = make_update(rest, experiment=experiment, process=process)
-        score = make_score(rest, chips=experiment.chips, process=process)
+        device = experiment.hardware and experiment.hardware.device.build()
+        model = eqx.combine(state.trained, rest)
+        asked = {
+            "experiment": experiment,
+            "process": process,
+            "device": device,
+            "surroundings": surroundings_of(experiment, model, process),
+        }
+        update = make_update(rest, **asked, teacher=teacher)
+        score = make_score(rest, **asked)
+        stack.enter_context(plain_errors(device))
         metrics = stack.enter_context(MetricsFile(folder / "metrics.jsonl", step=done))
         began = time.monotonic() - metrics.last.get("seconds", 0.0)
         show = TrainProgress(
@@ -111,7 +125,7 @@ def train(
                 "seconds": round(time.monotonic() - began, 3),
             }
             if experiment.noise.energy_weight > 0 and experiment.chips:
-                line["supply_J"] = float(measured.supply_J)
+                line["energy_J"] = float(measured.energy_J)
             metrics.write(line)
             show.update(step, bits_per_byte)
 
@@ -179,6 +193,28 @@ def load_run(folder: str | Path) -> TrainedRun:
     return TrainedRun(folder, experiment, model, process, step, float(best))
 
 
+def _teacher(experiment: Experiment, *, vocabulary: int) -> tuple[Any, str | None]:
+    """The digital model that teaches, and the digest of its weights."""
+    if experiment.distillation is None:
+        return None, None
+    folder = experiment.distillation.teacher
+    run = load_run(folder)
+    if run.experiment.is_physical or isinstance(run.experiment.model, CountsConfig):
+        raise ValueError(
+            f"The teacher in {folder} must be a trained digital model, but is of kind"
+            f" `{run.experiment.model.kind}`: give the run of another."
+        )
+    if run.model.vocabulary != vocabulary:
+        raise ValueError(
+            f"The teacher in {folder} must know the {vocabulary} symbols of the task,"
+            f" but knows {run.model.vocabulary}: give a teacher of the same task."
+        )
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(eqx.filter(run.model, eqx.is_array)):
+        digest.update(np.asarray(leaf).tobytes())
+    return run.model, digest.hexdigest()
+
+
 def validate(score, trained, task, experiment: Experiment) -> float:
     """Bits per byte on the validation windows: noise on, the same draws each time."""
     key = stream(jr.key(experiment.seed), "validation")
@@ -206,7 +242,9 @@ def begin(
     if experiment.solver is not None:
         model = integrated(model, experiment.solver)
     trained, rest = split(model, experiment)
-    optimizer = experiment.optimizer.build(steps=experiment.steps)
+    steps = experiment.steps
+    decay = schedule_of(experiment.schedules, "weight_decay", steps=steps)
+    optimizer = experiment.optimizer.build(steps=steps, decay=decay)
     state = TrainState(
         trained,
         jax.jit(optimizer.init)(trained),
@@ -222,7 +260,7 @@ def _count(experiment: Experiment, folder: Path, *, task, process) -> TrainedRun
     began = time.monotonic()
     model = _counted_model(experiment, task)
     trained, rest = split(model, experiment)
-    score = make_score(rest, chips=0, process=process)
+    score = make_score(rest, experiment=experiment, process=process)
     bits_per_byte = validate(score, trained, task, experiment)
     with MetricsFile(folder / "metrics.jsonl", step=-1) as metrics:
         metrics.write(

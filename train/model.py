@@ -18,7 +18,7 @@ from circuits.winner import WinnerTakeAll
 from physnn.energy.events import Event, adc_event, token_events
 from physnn.keys import stream
 from physnn.process import Process
-from physnn.straight_through import quantize
+from physnn.straight_through import quantize, quantize_learned
 from train.stack import Stack, byte_lines
 
 
@@ -37,8 +37,16 @@ class PhysicalConfig:
     # An ADC per logit and a digital sampler, or a race that needs neither.
     sampler: Literal["digital", "winner_take_all"] = "digital"
     period_s: float = 1e-6  # time a token takes
+    # Ranges of the DACs and of the ADCs are trained, one each; else full scale.
+    learned_ranges: bool = False
 
     def __post_init__(self):
+        surveyed = self.converters == "surveyed" and self.sampler == "digital"
+        if self.learned_ranges and not surveyed:
+            raise ValueError(
+                "Argument `learned_ranges` goes with surveyed converters and a digital"
+                f" sampler, but they are `{self.converters}` and `{self.sampler}`."
+            )
         for name in ("width", "n_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(
@@ -68,6 +76,9 @@ class PhysicalModel(eqx.Module):
     head: ChargeMac
     dac: Dac | None
     readout: SarConverter | WinnerTakeAll | None
+    # Logs of the learned ranges of DACs and ADCs [full scale]; None: they are 1.
+    input_range: Float[Array, ""] | None
+    output_range: Float[Array, ""] | None
     config: PhysicalConfig = eqx.field(static=True)
     vocabulary: int = eqx.field(static=True)
 
@@ -102,6 +113,8 @@ class PhysicalModel(eqx.Module):
         own = {"bits": c.converter_bits, "process": process}
         in_circuits = c.converters == "circuits"
         self.dac = Dac(c.width, **own) if in_circuits else None
+        self.input_range = jnp.zeros(()) if c.learned_ranges else None
+        self.output_range = jnp.zeros(()) if c.learned_ranges else None
         self.readout = None
         if c.sampler == "winner_take_all":
             self.readout = WinnerTakeAll(
@@ -116,7 +129,7 @@ class PhysicalModel(eqx.Module):
     def _run(self, verb, state, tokens, *, process, key):
         bits = self.config.converter_bits
         if self.dac is None:
-            x = quantize(self.embedding, full_scale=1.0, bits=bits)[tokens]
+            x = _convert(self.embedding, self.input_range, bits=bits)[tokens]
         else:
             x = self.embedding[tokens]
             x = self.dac.apply(x, process=process, key=stream(key, "dac"))
@@ -133,7 +146,7 @@ class PhysicalModel(eqx.Module):
         if isinstance(self.readout, WinnerTakeAll):
             return state, self.readout.logits(y, process=process)
         if self.readout is None:
-            y = quantize(y, full_scale=1.0, bits=bits)
+            y = _convert(y, self.output_range, bits=bits)
         else:
             y = self.readout.apply(y, process=process, key=stream(key, "readout"))
         return state, self.LOGIT_RANGE * y
@@ -196,3 +209,10 @@ class PhysicalModel(eqx.Module):
                 for event in circuit.events(process, period_s=period_s)
             ]
         return tuple(events)
+
+
+def _convert(x, log_range, *, bits: int):
+    """`x` in codes of a converter: of full scale, or of its learned range."""
+    if log_range is None:
+        return quantize(x, full_scale=1.0, bits=bits)
+    return quantize_learned(x, full_scale=jnp.exp(log_range), bits=bits)

@@ -1,5 +1,6 @@
 """The loss of a batch in bits per byte, and one update, pure and jitted."""
 
+import math
 import re
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,12 +13,16 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Int, Integer, Key, PyTree, UInt32
 
 from circuits.lookup import exploring
-from physnn.bank import Bank
-from physnn.energy import supply_energy_J
-from physnn.fabricate import fabricate
+from physnn.energy import load_prices
 from physnn.keys import stream
 from physnn.process import Process
+from train.devices import Device
+from train.energy_term import at_pace, billed_J, unit_sizes
 from train.experiment import Experiment
+from train.hardware import in_the_loop
+from train.noise_aware import clip_channels, distilled_bits, sharpest
+from train.schedules import schedule_of
+from train.surroundings import ChipOf, Surroundings, nominal, nominal_chip
 
 # Anything with `.logits(tokens, process=, key=)`.
 Model = Any
@@ -38,7 +43,7 @@ class Measured(NamedTuple):
     """What one update measured."""
 
     bits_per_byte: Float[Array, ""]
-    supply_J: Float[Array, ""]  # supply energy per byte; 0 unless it is in the loss
+    energy_J: Float[Array, ""]  # billed for a byte; 0 unless it is in the loss
 
 
 def bits(
@@ -56,18 +61,34 @@ def bits_on_chips(
     chips: int,
     process: Process,
     key: Key[Array, ""],
+    chip_of: ChipOf = nominal_chip,
 ) -> Float[Array, "batch targets"]:
     """Bits of every target with temporal noise, the batch shared out among `chips`.
 
-    Each chip is fabricated from `key`; 0 chips run a digital model as it is. Raises
-    `ValueError` when the batch cannot be shared out.
+    Each chip is made by `chip_of`, with a key of its own; 0 chips run a digital model
+    as it is. Raises `ValueError` when the batch cannot be shared out.
     """
     tokens = tokens.astype(jnp.int32)
+    logits = logits_on_chips(
+        model, tokens, chips=chips, process=process, key=key, chip_of=chip_of
+    )
+    return bits(logits, targets_of(tokens, logits))
+
+
+def logits_on_chips(
+    model: Model,
+    tokens: Int[Array, "batch time_and_one"],
+    *,
+    chips: int,
+    process: Process,
+    key: Key[Array, ""],
+    chip_of: ChipOf = nominal_chip,
+) -> Float[Array, "batch targets vocabulary"]:
+    """Logits of every target: what `bits_on_chips` takes the bits of."""
     inputs = tokens[:, :-1]
     noise_key = stream(key, "noise")
     if chips == 0:
-        logits = model.logits(inputs, process=process, key=noise_key)
-        return bits(logits, targets_of(tokens, logits))
+        return model.logits(inputs, process=process, key=noise_key)
     if len(tokens) % chips:
         raise ValueError(
             f"Argument `tokens` must hold a multiple of {chips} windows, one share for"
@@ -75,14 +96,13 @@ def bits_on_chips(
         )
 
     def on_chip(chip_key, noise_key, inputs):
-        chip = fabricate(model, process, key=chip_key)
-        return chip.logits(inputs, process=process, key=noise_key)
+        chip, there = chip_of(model, process, chip_key)
+        return chip.logits(inputs, process=there, key=noise_key)
 
     shares = inputs.reshape(chips, -1, inputs.shape[1])
     chip_keys = jr.split(stream(key, "chips"), chips)
     logits = jax.vmap(on_chip)(chip_keys, jr.split(noise_key, chips), shares)
-    logits = logits.reshape(len(tokens), *logits.shape[2:])
-    return bits(logits, targets_of(tokens, logits))
+    return logits.reshape(len(tokens), *logits.shape[2:])
 
 
 def targets_of(
@@ -94,12 +114,6 @@ def targets_of(
     A text has logits after every token, an image only after its last pixel.
     """
     return tokens[:, -logits.shape[1] :]
-
-
-def unit_sizes(model: Model) -> list:
-    """The `size` leaves of all banks that have one: log areas of their unit devices."""
-    banks = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, Bank))
-    return [b.size for b in banks if isinstance(b, Bank) and b.size is not None]
 
 
 def is_trained(model: Model, *, sizes: bool) -> PyTree[bool]:
@@ -122,41 +136,102 @@ def split(model: Model, experiment: Experiment) -> tuple[PyTree, PyTree]:
 
 
 def make_update(
-    rest: PyTree, *, experiment: Experiment, process: Process
+    rest: PyTree,
+    *,
+    experiment: Experiment,
+    process: Process,
+    surroundings: Surroundings | None = None,
+    teacher: Model | None = None,
+    device: Device | None = None,
 ) -> jax.stages.Wrapped:
     """The jitted update `(state, tokens) -> (state, measured)` of one batch.
 
-    It reuses the buffers of the state it is given.
+    It reuses the buffers of the state it is given. `surroundings`: of
+    `surroundings_of`, for an experiment that asks for some; `teacher`: the digital
+    model of `experiment.distillation`; `device`: what `experiment.hardware` builds.
     """
-    optimizer = experiment.optimizer.build(steps=experiment.steps)
-    weight = experiment.noise.energy_weight if experiment.chips else 0.0
+    steps, schedules = experiment.steps, experiment.schedules
+    multiple = lambda amount: schedule_of(schedules, amount, steps=steps)
+    surroundings = surroundings or nominal(experiment)
+    optimizer = experiment.optimizer.build(steps=steps, decay=multiple("weight_decay"))
+    lesson, noise = experiment.distillation, experiment.noise
+    weight = noise.energy_weight if experiment.chips else 0.0
+    prices = load_prices(noise.energy_prices) if weight else None
+    radius = experiment.optimizer.sharpness
 
-    def loss(trained, tokens, key):
+    def at(amount: float, name: str, step) -> Any:
+        """An amount at a step; a plain number unless it is scheduled."""
+        change = multiple(name)
+        return amount if change is None else amount * change(step)
+
+    def loss(trained, tokens, key, step):
         model = exploring(eqx.combine(trained, rest))
-        scored = bits_on_chips(
-            model, tokens, chips=experiment.chips, process=process, key=key
+        energy_J = jnp.zeros(())
+        if prices:
+            energy_J = billed_J(model, prices, process=process)
+        chips = experiment.chips
+        if experiment.in_the_loop:
+            model, chips = in_the_loop(model, experiment.hardware, device), 0
+        whole = tokens.astype(jnp.int32)
+        logits = logits_on_chips(
+            model,
+            whole,
+            chips=chips,
+            process=process,
+            key=key,
+            chip_of=surroundings.chip_of(step),
         )
-        bits_per_byte = jnp.mean(scored)
-        supply_J = supply_energy_J(model, process) if weight else jnp.zeros(())
-        measured = Measured(bits_per_byte, supply_J)
-        return bits_per_byte + weight * 1e9 * supply_J, measured
+        bits_per_byte = jnp.mean(bits(logits, targets_of(whole, logits)))
+        measured = Measured(bits_per_byte, energy_J)
+        total = bits_per_byte
+        if lesson and teacher is not None:
+            shown = teacher.logits(whole[:, :-1], process=process, key=key)
+            told = distilled_bits(logits, shown, temperature=lesson.temperature)
+            share = at(lesson.weight, "distillation", step)
+            total = (1 - share) * total + share * jnp.mean(told)
+        if weight:
+            price = at(weight, "energy_weight", step)
+            total = total + price * 1e9 * energy_J
+        return total, measured
 
     @partial(jax.jit, donate_argnums=0)
     def update(state: TrainState, tokens):
         key = jr.fold_in(jr.wrap_key_data(state.key), state.step)
-        gradient, measured = jax.grad(loss, has_aux=True)(state.trained, tokens, key)
+
+        def slope(trained):
+            return jax.grad(loss, has_aux=True)(trained, tokens, key, state.step)
+
+        gradient, measured = slope(state.trained)
+        if radius:
+            # The same chips and noise, where the loss is worst nearby.
+            ball = at(radius, "sharpness", state.step)
+            gradient, _ = slope(sharpest(gradient, state.trained, ball))
         changes, optimizer_state = optimizer.update(
             gradient, state.optimizer, state.trained
         )
-        trained = eqx.apply_updates(state.trained, changes)
+        trained = eqx.apply_updates(state.trained, at_pace(changes))
+        if noise.clip_sigma < math.inf:
+            trained = clip_channels(trained, noise.clip_sigma)
         following = TrainState(trained, optimizer_state, state.step + 1, state.key)
         return following, measured
 
     return update
 
 
-def make_score(rest: PyTree, *, chips: int, process: Process) -> jax.stages.Wrapped:
-    """The jitted `(trained, tokens, scored, key) -> sum of bits` of scored targets."""
+def make_score(
+    rest: PyTree,
+    *,
+    experiment: Experiment,
+    process: Process,
+    surroundings: Surroundings | None = None,
+    device: Device | None = None,
+) -> jax.stages.Wrapped:
+    """The jitted `(trained, tokens, scored, key) -> sum of bits` of scored targets.
+
+    In the environment of training, when no schedule changes it; training with a device
+    in the loop is scored on it.
+    """
+    chip_of = (surroundings or nominal(experiment)).chip_of()
 
     @jax.jit
     def score(
@@ -165,8 +240,12 @@ def make_score(rest: PyTree, *, chips: int, process: Process) -> jax.stages.Wrap
         scored: Bool[Array, "batch targets"],
         key: Key[Array, ""],
     ):
-        model = eqx.combine(trained, rest)
-        each = bits_on_chips(model, tokens, chips=chips, process=process, key=key)
+        model, chips = eqx.combine(trained, rest), experiment.chips
+        if experiment.in_the_loop:
+            model, chips = in_the_loop(model, experiment.hardware, device), 0
+        each = bits_on_chips(
+            model, tokens, chips=chips, process=process, key=key, chip_of=chip_of
+        )
         return jnp.sum(jnp.where(scored, each, 0.0))
 
     return score

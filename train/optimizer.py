@@ -20,6 +20,9 @@ class OptimizerConfig:
     clip_norm: float = 1.0  # the global norm of a gradient is clipped to this
     b1: float = 0.9
     b2: float = 0.95
+    # Radius of the ball in which the loss is to be low everywhere: sharpness-aware
+    # minimization (Foret et al. 2021, arXiv 2010.01412), at twice the time; 0: none.
+    sharpness: float = 0.0
 
     def __post_init__(self):
         for name in ("peak_rate", "clip_norm"):
@@ -33,11 +36,12 @@ class OptimizerConfig:
                     f"Argument `{name}` must be from 0 to below 1, but is"
                     f" {getattr(self, name)}."
                 )
-        if not self.weight_decay >= 0:
-            raise ValueError(
-                "Argument `weight_decay` must not be negative, but is"
-                f" {self.weight_decay}."
-            )
+        for name in ("weight_decay", "sharpness"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(
+                    f"Argument `{name}` must not be negative, but is"
+                    f" {getattr(self, name)}."
+                )
 
     def schedule(self, steps: int) -> optax.Schedule:
         """Learning rate by step: linear from 0 to the peak, then cosine to a tenth."""
@@ -50,14 +54,20 @@ class OptimizerConfig:
             end_value=FINAL_RATE * self.peak_rate,
         )
 
-    def build(self, *, steps: int) -> optax.GradientTransformation:
+    def build(
+        self, *, steps: int, decay: optax.Schedule | None = None
+    ) -> optax.GradientTransformation:
+        """The chain; `decay` is the multiple of `weight_decay` by step."""
+        weight_decay = self.weight_decay
+        if decay is not None:
+            weight_decay = lambda step: self.weight_decay * decay(step)
         return optax.chain(
             optax.clip_by_global_norm(self.clip_norm),
             optax.adamw(
                 self.schedule(steps),
                 b1=self.b1,
                 b2=self.b2,
-                weight_decay=self.weight_decay,
+                weight_decay=weight_decay,
                 mask=lambda params: jax.tree.map(lambda p: jnp.ndim(p) >= 2, params),
             ),
         )

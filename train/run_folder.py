@@ -45,12 +45,18 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def open_run_folder(
-    folder: Path, experiment: Experiment, *, task: AbstractTask, resume: bool
+    folder: Path,
+    experiment: Experiment,
+    *,
+    task: AbstractTask,
+    resume: bool,
+    teacher: str | None = None,
 ) -> None:
     """Begin a run in an empty folder, or check that the run there is this one.
 
     Raises `RunFolderError` if the folder holds something else, a run of another
     experiment, of other data or of another schema, or any run when not `resume`.
+    `teacher`: digest of the model that is distilled from.
     """
     if (folder / "run.json").exists() and (folder / "experiment.toml").exists():
         found, facts = read_run_folder(folder)
@@ -70,6 +76,11 @@ def open_run_folder(
                 f"The run in {folder} must be continued on its own data, but the text"
                 f" at {experiment.task.path or 'the standard library'} has changed."
             )
+        if facts.get("teacher_digest") != teacher:
+            raise RunFolderError(
+                f"The run in {folder} must be continued with its own teacher, but that"
+                " has been trained since: give another folder."
+            )
         return
     visible = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
     if set(visible) - {"run.json"}:
@@ -82,6 +93,7 @@ def open_run_folder(
         "git_commit": git_commit(),
         "data_digest": task.digest,
         "vocabulary": task.vocabulary,
+        **({"teacher_digest": teacher} if teacher else {}),
         "python": platform.python_version(),
         "versions": {
             name: importlib.metadata.version(name)

@@ -15,6 +15,8 @@ EVENTS: dict[str, tuple[str, str]] = {
     "cache_byte": ("byte", "one byte of KV cache or digital state, read or written"),
     "activation_byte": ("byte", "one byte of activations written and read back"),
     "wire_bit_m": ("bit·m", "one bit of an activation moved one meter on chip"),
+    "weight_bit_m": ("bit·m", "one bit of a weight moved one meter on chip"),
+    "chip_bit": ("bit", "one bit that goes from one chip to the next"),
     "rom_bit": ("bit", "one bit read from a mask ROM or a small local table"),
     "dac_conversion": ("sample", "one 8-bit digital-to-analog conversion"),
     "adc_conversion_4b": ("sample", "one analog-to-digital conversion of up to 4 bits"),

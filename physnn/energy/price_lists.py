@@ -7,9 +7,11 @@ from pathlib import Path
 from physnn.configs import find_config
 from physnn.energy.events import EVENTS
 from physnn.energy.facts import CONFIDENCE, Fact, check_corners, joules_per, load_facts
+from physnn.energy.floor_plan import Geometry
 from physnn.energy.prices import LINES, SUPPLY, Device, Multiplier, Price, Prices
 from physnn.energy.serving import Serving
 
+_KEYS = ("description", "batch", "device", "floor_plan", "price", "multiplier")
 _ROW_KEYS = {
     "line",
     "event",
@@ -52,10 +54,10 @@ def load_prices(name_or_path: str | Path) -> Prices:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be a TOML file, but is not: {error}.") from None
     for key in table:
-        if key not in ("description", "batch", "device", "price", "multiplier"):
+        if key not in _KEYS:
             raise ValueError(
-                f"{path} must hold only `description`, `batch`, [device], [[price]]"
-                f" and [[multiplier]], but also has `{key}`."
+                f"{path} must hold only `description`, `batch`, [device],"
+                f" [floor_plan], [[price]] and [[multiplier]], but also has `{key}`."
             )
     if not isinstance(table.get("description"), str) or not table["description"]:
         raise ValueError(f"{path} must begin with a `description`, but has none.")
@@ -93,6 +95,7 @@ def load_prices(name_or_path: str | Path) -> Prices:
         zero_lines=zero_lines,
         serving=Serving(batch=float(batch)),
         device=_read_device(path, table.get("device"), facts),
+        geometry=_read_geometry(path, table.get("floor_plan"), facts),
     )
 
 
@@ -119,6 +122,38 @@ def _read_device(path: Path, row, facts: dict[str, Fact]) -> Device | None:
             )
         found.append(fact.nominal * scale)
     return Device(*found, source=f"{row['memory']}, {row['bandwidth']}")
+
+
+def _read_geometry(path: Path, row, facts: dict[str, Fact]) -> Geometry | None:
+    if row is None:
+        return None
+    units = {"bit": "um2/bit", "weight": "um2/weight", "chip": "mm2"}
+    memories = ("in place", "edge", "analog")
+    if (
+        not isinstance(row, dict)
+        or not {"memory", "bit", "chip"} <= set(row) <= {"memory", *units}
+        or row["memory"] not in memories
+    ):
+        raise ValueError(
+            f"{path}: [floor_plan] must hold `memory` (one of {list(memories)}), `bit`,"
+            f" `chip` and perhaps `weight`, ids in energy_facts.csv, but is {row!r}."
+        )
+    found = {}
+    for key in set(row) & set(units):
+        fact = facts.get(row[key])
+        if fact is None or fact.unit != units[key]:
+            raise ValueError(
+                f"{path}: `{key}` of [floor_plan] must be an id in energy_facts.csv in"
+                f" {units[key]}, but is {row[key]!r}."
+            )
+        found[key] = fact.nominal * (1e-6 if key == "chip" else 1e-12)
+    return Geometry(
+        memory=row["memory"],
+        bit_m2=found["bit"],
+        weight_m2=found.get("weight"),
+        chip_m2=found["chip"],
+        sources=tuple(row[key] for key in units if key in row),
+    )
 
 
 def _tables(path: Path, table: dict, key: str) -> list[dict]:

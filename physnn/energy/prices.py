@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field, replace
 
+from physnn.energy.floor_plan import Geometry
 from physnn.energy.serving import Serving
 from physnn.process import Process
 
@@ -37,6 +38,11 @@ PART_LINES = {
     "sampling": "sampling",
 }
 _ROUTED = ("arithmetic", "weights", "physical core")
+# What of a physical core couples one unit to another, by the last name of its part.
+COUPLERS = ("couplers", "injection", "second harmonic")
+
+# The part that a floor plan gives to what leaves a chip.
+LINKS = "links"
 
 SUPPLY = "process.supply_V"
 # The event of a bill's row that multiplies everything above it.
@@ -79,9 +85,12 @@ class Price:
 
     def line_of(self, part: str) -> str:
         """The line on which the bill puts this event when `part` makes it happen."""
+        if self.line == "physical core" and part.split(".")[-1] in COUPLERS:
+            return "couplers"
         if self.line in _ROUTED:
             return PART_LINES.get(part.split(".")[0], self.line)
-        return self.line
+        # Converters between two chips belong to their link.
+        return "chip to chip" if part == LINKS else self.line
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,7 @@ class Prices:
     - `zero_events`, `zero_lines`: what costs nothing here, and why.
     - `serving`: how the machine is used; `batch` of it is the list's own.
     - `device`: what one device of it holds and reads; None: not told.
+    - `geometry`: what its parts take on a chip; None: it prices whole machines.
     """
 
     name: str
@@ -128,6 +138,7 @@ class Prices:
     zero_lines: dict[str, str]
     serving: Serving = field(default_factory=Serving)
     device: Device | None = None
+    geometry: Geometry | None = None
 
     @property
     def batch(self) -> float:

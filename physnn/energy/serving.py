@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 # One pass over the weights does these once for all tokens that it computes; the bytes
 # of a cache once for all tokens of one sequence.
-_PER_PASS = ("weight_byte", "cache_byte")
+_PER_PASS = ("weight_byte", "weight_bit_m", "cache_byte")
 # These follow the tokens that are kept, not those that are computed.
 _PER_KEPT = ("host_token", "io_bit", "stored_bit_s")
 # A prompt needs its logits once, at its end.
@@ -25,9 +25,12 @@ class Serving:
       which only the last one's logits are needed. 0: decode.
     - `cache_waste`: share of the cache's memory that paging leaves unused. It is held,
       not read.
+    - `utilization`: share of the time in which the machine computes. What is held leaks
+      all the time, so each token pays for the wait before it, too.
 
     Raises `ValueError` for a batch below 1 or infinite, for more tokens kept than
-    computed, for speculation within a prompt and for a waste outside [0, 1).
+    computed, for speculation within a prompt, for a waste outside [0, 1) and a
+    utilization outside (0, 1].
     """
 
     batch: float = 1.0
@@ -35,6 +38,7 @@ class Serving:
     drafted: float = 0.0
     prompt: int = 0
     cache_waste: float = 0.0
+    utilization: float = 1.0
 
     def __post_init__(self):
         for name, lowest in (("batch", 1), ("tokens_per_pass", 1), ("drafted", 0)):
@@ -64,6 +68,11 @@ class Serving:
                 "Argument `cache_waste` must be a share from 0 to below 1, but is"
                 f" {self.cache_waste:g}."
             )
+        if not 0 < self.utilization <= 1:
+            raise ValueError(
+                "Argument `utilization` must be a share above 0 and at most 1, but is"
+                f" {self.utilization:g}."
+            )
 
     @property
     def kept(self) -> float:
@@ -82,7 +91,7 @@ class Serving:
         by n tokens to the share 1 − (1 − active)^n, if they choose independently.
         """
         sequences = self.batch if per_batch else 1.0
-        if name in _PER_PASS:
+        if name in _PER_PASS or (name == "wire_bit_m" and part == "cache"):
             tokens = sequences * self.computed
             touched = 1.0
             if active < 1:
@@ -91,8 +100,10 @@ class Serving:
         times = 1 / sequences
         if self.prompt and part.split(".")[0] in _AT_THE_END:
             return times / self.prompt
-        if name == "stored_bit_s" and part == "cache":
-            times /= 1 - self.cache_waste
+        if name == "stored_bit_s":
+            times /= self.utilization
+            if part == "cache":
+                times /= 1 - self.cache_waste
         if name in _PER_KEPT:
             return times
         return times * self.computed / self.kept

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from physnn.energy.events import EVENTS
+from physnn.energy.floor_plan import Plan
 from physnn.energy.joules import Modeled
 from physnn.energy.prices import OVERHEAD
 from physnn.units import readable
@@ -52,9 +53,10 @@ def bill_table(ledger) -> str:
     lines = [
         f"Modeled energy of one step, price list `{ledger.prices}`, process"
         f" `{ledger.process}`, {readable(ledger.period_s, 's')} per step, batch"
-        f" {ledger.batch:g}",
+        f" {ledger.batch:g}, busy {ledger.serving.utilization:.3g} of the time",
         *(_aligned(row, widths) for row in cells),
         "",
+        *([_plan(ledger.plan)] if ledger.plan else []),
         ledger.largest(),
         "Zero, and why:",
         *(f"  {', '.join(names)}: {reason}" for reason, names in zeros.items()),
@@ -68,6 +70,11 @@ def bill_table(ledger) -> str:
     if caution := ledger.caution():
         lines.append(f"Caution: {caution}")
     return "\n".join(lines)
+
+
+def _plan(plan: Plan) -> str:
+    chips = "one chip" if plan.chips <= 1 else f"{plan.chips} chips"
+    return f"Floor plan: {plan.area_m2 * 1e6:.3g} mm² on {chips}."
 
 
 def _order(energy: Modeled) -> tuple[float, float, float]:

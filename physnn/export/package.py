@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -221,7 +222,12 @@ def _manifest(design, process: Process, provenance, circuits) -> dict[str, Any]:
     values = {
         name: value
         for name, value in vars(process).items()
-        if isinstance(value, int | float | dict) and name != "sources"
+        # A limit that is infinite is none.
+        if name != "sources"
+        and (
+            isinstance(value, dict)
+            or (isinstance(value, int | float) and math.isfinite(value))
+        )
     }
     return {
         "format": FORMAT,

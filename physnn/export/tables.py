@@ -87,7 +87,9 @@ def _columns(bank: Bank, full_scale, nominal, realized, sigma_local):
     arrays: dict[str, np.ndarray] = {"value": np.asarray(bank.value)}
     if bank.bits is not None:
         full_scale = np.broadcast_to(full_scale, shape)
-        lsb = (full_scale / (2 ** (bank.bits - 1) - 1)).astype(np.float32)
+        sized = bank.size is not None
+        levels = float(bank.units()) if sized else 2 ** (bank.bits - 1) - 1
+        lsb = (full_scale / levels).astype(np.float32)
         arrays["lsb"] = lsb
         arrays["code"] = np.rint(nominal / lsb).astype(np.int32)
         arrays["min"] = np.maximum(-full_scale, legal[0])
@@ -133,7 +135,7 @@ def bank_tables(
         "unit": bank.unit,
         "bits": bank.bits,
         "coding": common["coding"] or None,
-        "unit_devices": bank.n_units,
+        "unit_devices": round(float(bank.units())),
         "unit_area_m2": bank.area_m2 * float(bank.area_factor()),
         "rms": _digits(np.sqrt(np.mean(np.square(arrays["realized_value"])))),
         "min": _digits(np.min(arrays["realized_value"])),

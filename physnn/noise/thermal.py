@@ -11,6 +11,25 @@ def thermal_noise(
     x: Float[Array, "*batch n"], variance, *, process: Process, key: Key[Array, ""]
 ) -> Float[Array, "*batch n"]:
     """`x` with thermal noise of `variance` [full scale²] added; off at zero noise."""
-    if isinstance(process.thermal_noise, int | float) and process.thermal_noise == 0:
+    if is_zero(process.thermal_noise):
         return x
-    return x + jnp.sqrt(variance) * white(key, x.shape)
+    return noisy(x, variance, key)
+
+
+def noisy(
+    x: Float[Array, "*batch n"], variance, key: Key[Array, ""]
+) -> Float[Array, "*batch n"]:
+    """`x` with white noise of `variance` added; also where a traced one is zero."""
+    return x + rms(variance) * white(key, x.shape)
+
+
+def rms(variance) -> Float[Array, "..."]:
+    """√variance, with a slope of zero where a (traced) variance is none."""
+    variance = jnp.asarray(variance)
+    some = variance > 0
+    return jnp.where(some, jnp.sqrt(jnp.where(some, variance, 1.0)), 0.0)
+
+
+def is_zero(amount) -> bool:
+    """Whether an amount is a Python number and zero: then nothing is drawn."""
+    return isinstance(amount, int | float) and amount == 0

@@ -1,0 +1,131 @@
+"""Scoring of chips by the batch: one compilation for all points of a suite."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from physnn.deploy import deploy
+from physnn.disturbance import TEMPORAL
+from physnn.environment import Environment
+from physnn.keys import stream
+from physnn.process import Process
+from train.objective import bits, targets_of
+from train.tasks.base import Windows
+
+# What is done to each chip after it is fabricated: (chip, process, key) -> chip.
+Adjust = Callable[[Any, Process, Key[Array, ""]], Any]
+
+
+class Seen(NamedTuple):
+    """The windows that every chip reads, and which of their targets count."""
+
+    tokens: Int[Array, "batch time_and_one"]
+    scored: Bool[Array, "batch targets"]
+
+    @classmethod
+    def of(cls, windows: Iterable[Windows]) -> "Seen":
+        """All windows as one batch. Raises `ValueError` where nothing is scored."""
+        rows = list(windows)
+        if not rows or not sum(int(each.scored.sum()) for each in rows):
+            raise ValueError(
+                "There must be text or images to score, but there are none: take a"
+                " larger split."
+            )
+        tokens = np.concatenate([each.tokens for each in rows])
+        scored = np.concatenate([each.scored for each in rows])
+        kept = scored.any(axis=1)  # the last batch is padded
+        return cls(jnp.asarray(tokens[kept], jnp.int32), jnp.asarray(scored[kept]))
+
+
+class Means(NamedTuple):
+    """Mean bits, and share of likeliest targets that are right, of each chip."""
+
+    bits: Float[Array, "..."]
+    accuracy: Float[Array, "..."]
+
+
+def means_of(logits: Float[Array, "batch targets vocabulary"], seen: Seen) -> Means:
+    """Means over the targets that count."""
+    targets, n = targets_of(seen.tokens, logits), jnp.sum(seen.scored)
+    hits = jnp.argmax(logits, axis=-1) == targets
+    mean = lambda each: jnp.sum(jnp.where(seen.scored, each, 0.0)) / n
+    return Means(mean(bits(logits, targets)), mean(hits.astype(jnp.float32)))
+
+
+@dataclass(frozen=True)
+class Chips:
+    """Scores `model` on chips, `together` of them by vmap, over all local devices.
+
+    Chip i has its own key, the same in every environment: points of a study differ by
+    their amounts alone. Amounts called `traced` are arguments of the compiled program,
+    those that act in time only where one of them is not none: there are two programs.
+    """
+
+    model: Any
+    process: Process
+    seen: Seen
+    key: Key[Array, ""]
+    period_s: float
+    together: int = 4
+    traced: tuple[str, ...] = ()
+
+    def keys(self, start: int, n: int) -> Key[Array, " n"]:
+        """Keys of chips `start` to `start + n`."""
+        root = stream(self.key, "chip")
+        return jax.vmap(lambda i: jr.fold_in(root, i))(jnp.arange(start, start + n))
+
+    def score(
+        self, environment: Environment, n: int, *, adjust: Adjust | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bits and accuracy of chips 0 to n."""
+        point = self._as_arrays(environment)
+        program = partial(_score, self.model, self.process, point, self.seen)
+        found = []
+        # A group is always full, so that all are one compilation.
+        for start in range(0, n, self.together):
+            keys = spread_out(self.keys(start, self.together))
+            found.append(program(keys, self.period_s, adjust))
+        bits = np.concatenate([np.asarray(means.bits) for means in found])
+        hits = np.concatenate([np.asarray(means.accuracy) for means in found])
+        return bits[:n], hits[:n]
+
+    def _as_arrays(self, environment: Environment) -> Environment:
+        if not self.traced:
+            return environment
+        temperature = environment.temperature_K
+        if temperature is None:
+            environment = environment.replace(temperature_K=self.process.temperature_K)
+        moves = any(not environment.is_none(name) for name in TEMPORAL)
+        names = [n for n in self.traced if moves or n not in TEMPORAL]
+        return environment.traced(*names, "nmos", "pmos")
+
+
+@eqx.filter_jit
+def _score(model, process, environment, seen, keys, period_s, adjust):
+    def one(key):
+        chip, there = deploy(model, process, environment, key=key, period_s=period_s)
+        if adjust is not None:
+            chip = adjust(chip, there, stream(key, "adjust"))
+        inputs = seen.tokens[:, :-1]
+        logits = chip.logits(inputs, process=there, key=stream(key, "noise"))
+        return means_of(logits, seen)
+
+    return jax.vmap(one)(keys)
+
+
+def spread_out(keys):
+    """An array over chips, shared out among the devices of this machine."""
+    devices = jax.devices()
+    if len(devices) == 1 or len(keys) % len(devices):
+        return keys
+    mesh = jax.make_mesh((len(devices),), ("chips",))
+    over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("chips"))
+    return jax.device_put(keys, over)

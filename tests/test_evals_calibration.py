@@ -1,0 +1,155 @@
+"""Calibration of one chip: what moves, what it is worth, and that it is a function."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from circuits.blocks import MacLayer
+from evals.calibration import (
+    CalibratedChip,
+    CalibrationConfig,
+    _banks,
+    calibrate_chip,
+    trim_banks,
+)
+from physnn.fabricate import fabricate
+from physnn.process import load_process
+from tests.helpers import physical_config, quick_compilation  # noqa: F401
+from train.classifier import ClassifierConfig
+from train.objective import bits, targets_of
+
+# Forty times the offsets: a chip that needs calibration.
+NOMINAL = load_process("cmos28")
+SPREADS = NOMINAL.matching | {"threshold": 40 * NOMINAL.matching["threshold"]}
+PROCESS = dataclasses.replace(NOMINAL, matching=SPREADS)
+CONFIG = ClassifierConfig(layers=(MacLayer(n_out=3, gain=1.0),), n_pixels=6)
+QUICK = CalibrationConfig(passes=20, trim_rate=1e-2)
+
+
+@pytest.fixture(autouse=True)
+def plain_promotion():
+    """optax counts steps in integers and mixes them with floats."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def task():
+    """A design that knows its task: tokens are images, labeled by the design itself."""
+    design = CONFIG.build(vocabulary=3, process=PROCESS, key=jr.key(0))
+    pixels = jr.randint(jr.key(1), (8, 25, 6), 0, 256)
+    quiet = PROCESS.noiseless().matched()
+    label = lambda x: jnp.argmax(design.logits(x, process=quiet, key=jr.key(0)), -1)
+    tokens = jnp.concatenate([pixels, jax.vmap(label)(pixels)], axis=-1)
+    return design, tokens, jnp.ones((8, 25, 1), bool)
+
+
+def quality(model, tokens):
+    """Bits of all targets, with noise on."""
+    whole = tokens.reshape(-1, tokens.shape[-1])
+    logits = model.logits(whole[:, :-1], process=PROCESS, key=jr.key(9))
+    return jnp.mean(bits(logits, targets_of(whole, logits)))
+
+
+def test_offsets_that_went_wrong_are_trimmed_away(task):
+    design, tokens, scored = task
+
+    @eqx.filter_jit
+    @jax.vmap
+    def each(key):
+        chip = fabricate(design, PROCESS, key=key)
+        asked = {"process": PROCESS, "key": key}
+        found = calibrate_chip(
+            design, chip, tokens[:4], scored[:4], **asked, config=QUICK
+        )
+        scores = [quality(m, tokens[4:]) for m in (chip, found.chip, found)]
+        kept = [b.value for b in _banks(found.chip) if b.value.ndim > 1]
+        return jnp.stack(scores), kept
+
+    scores, kept = each(jr.split(jr.key(5), 4))
+    ideal = float(eqx.filter_jit(quality)(design, tokens[4:]))
+    before, trimmed, read = np.asarray(scores).T
+    assert np.all(trimmed < before)
+    # Most of what fabrication cost comes back.
+    assert np.median(trimmed) - ideal < 0.5 * (np.median(before) - ideal)
+    assert np.median(read) < np.median(before)
+    written = [b.value for b in _banks(design) if b.value.ndim > 1]
+    for there, design_value in zip(kept, written, strict=True):
+        for of_chip in there:
+            np.testing.assert_array_equal(of_chip, design_value)
+
+
+def test_nothing_is_fitted_when_nothing_is_asked(task):
+    design, tokens, scored = task
+    chip = fabricate(design, PROCESS, key=jr.key(1))
+    none = CalibrationConfig(passes=0, readout_steps=0)
+
+    def run(chip, scored, key):
+        asked = {"process": PROCESS, "key": key, "config": none}
+        return calibrate_chip(design, chip, tokens, scored, **asked)
+
+    found = eqx.filter_jit(run)(chip, scored, jr.key(2))
+    np.testing.assert_array_equal(found.gain, 1)
+    np.testing.assert_array_equal(found.offset, 0)
+    assert eqx.tree_equal(found.chip, chip)
+    other = ClassifierConfig(layers=(MacLayer(n_out=2), MacLayer(n_out=3)), n_pixels=6)
+    stranger = other.build(vocabulary=3, process=PROCESS, key=jr.key(0))
+    with pytest.raises(ValueError, match="must be a chip of `design`"):
+        run(stranger, scored, jr.key(2))
+
+
+def test_a_readout_of_few_measurements_stays_near_where_it_was(task):
+    """Its prior: without any measurement that counts it does not move at all."""
+    design, tokens, scored = task
+    config = CalibrationConfig(passes=0, readout_steps=50)
+    fit = eqx.filter_jit(
+        lambda scored: calibrate_chip(
+            design,
+            design,
+            tokens,
+            scored,
+            process=PROCESS,
+            key=jr.key(0),
+            config=config,
+        )
+    )
+    nothing = fit(jnp.zeros_like(scored))
+    np.testing.assert_allclose(nothing.gain, 1, atol=1e-6)
+    one = fit(jnp.zeros_like(scored).at[0, 0].set(True))
+    every = fit(scored)
+    assert 0 < np.max(np.abs(one.offset)) < 0.1
+    assert np.max(np.abs(every.gain - 1)) > np.max(np.abs(one.gain - 1))
+
+
+def test_a_sequence_model_is_calibrated_and_runs_step_by_step():
+    config = physical_config(width=4, n_layers=1, n_states=4, n_hidden=4)
+    design = config.build(vocabulary=256, process=PROCESS, key=jr.key(0))
+    tokens = jr.randint(jr.key(3), (1, 2, 6), 0, 256)
+
+    @eqx.filter_jit
+    def run(key):
+        chip = fabricate(design, PROCESS, key=key)
+        few = CalibrationConfig(passes=1, readout_steps=2)
+        scored = jnp.ones((1, 2, 5), bool)
+        asked = {"process": PROCESS, "key": key, "config": few}
+        found = calibrate_chip(design, chip, tokens, scored, **asked)
+        state = found.init_state((2,))
+        asked = {"process": PROCESS, "key": key}
+        return found, found.step(state, tokens[0, :, 0], **asked)[1]
+
+    found, logits = run(jr.key(1))
+    assert isinstance(found, CalibratedChip)
+    assert logits.shape == (2, 256)
+    assert np.isfinite(logits).all()
+    moved = [
+        float(jnp.max(jnp.abs(a.value - b.value)))
+        for a, b in zip(trim_banks(found.chip), trim_banks(design), strict=True)
+    ]
+    assert max(moved) > 1e-4
+    with pytest.raises(ValueError, match="must be positive"):
+        CalibrationConfig(trim_rate=0.0)

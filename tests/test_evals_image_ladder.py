@@ -1,0 +1,77 @@
+"""Images at equal accuracy: what is compared, and with what."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from evals.compare import ComparisonError
+from evals.image_ladder import (
+    BEST_BATCH,
+    are_images,
+    compare_images,
+    image_table,
+    write_images,
+)
+from tests.helpers import quick_compilation as quick_compilation
+from tests.test_train_images import SIDE, experiment
+from tests.test_train_images import folder as folder
+from train.experiment import from_table, to_table
+from train.loop import train
+
+pytestmark = pytest.mark.usefixtures("plain_promotion")
+
+
+def digital(circuit, hidden, steps, name):
+    model = {"kind": "image_network", "side": SIDE, "hidden": hidden}
+    return from_table(
+        to_table(circuit) | {"model": model, "steps": steps, "name": name}
+    )
+
+
+def test_circuits_stand_beside_networks_at_equal_accuracy(folder, tmp_path):
+    circuit = experiment(folder)
+    wanted = {
+        "circuit": circuit,
+        # Never trained enough to be good, and good at once.
+        "poor": digital(circuit, [], 1, "poor"),
+        "good": digital(circuit, [24], 60, "good"),
+    }
+    runs = [
+        train(each, tmp_path / name, progress=False).folder
+        for name, each in wanted.items()
+    ]
+    assert are_images(runs)
+    found = compare_images(runs, n_chips=2)
+    ours, poor, good = found["systems"]
+    assert ours["accuracy"]["n_chips"] == 2
+    assert good["accuracy"]["median"] > poor["accuracy"]["median"]
+    assert set(poor["J_per_image"]) == {"G", "A", "R", BEST_BATCH}
+    # A batch shares the weights, never the products.
+    assert 0 < poor["J_per_image"][BEST_BATCH]["low"] < poor["J_per_image"]["G"]["low"]
+    own = ours["J_per_image"]["analog28"]["nominal"]
+    for machine, ratio in ours["ratios"].items():
+        spent = [each["J_per_image"][machine]["nominal"] for each in (poor, good)]
+        if ratio["nominal"] is not None:
+            lowest, highest = min(spent) / own, max(spent) / own
+            assert lowest * 0.999 <= ratio["nominal"] <= highest * 1.001
+            assert ratio["low"] < ratio["nominal"] < ratio["high"]
+    # Pixels cross the edge of a chip on both sides.
+    for system in found["systems"]:
+        for name, ledger in system["bills"].items():
+            counts = [r["count"] for r in ledger["rows"] if r["part"] == "pixels"]
+            if name in ("A", "analog28"):
+                assert 8 * SIDE**2 in counts
+    assert "at equal accuracy" in image_table(found) or "every rung is better" in (
+        image_table(found)
+    )
+    table = write_images(found, tmp_path / "out")
+    rows = [*csv.DictReader(table.read_text().splitlines())]
+    bills = [float(row["J_nominal"]) for row in rows if row["machine"] == "analog28"]
+    np.testing.assert_allclose(bills, [own])
+    assert json.loads((tmp_path / "out/images.json").read_text()) == json.loads(
+        json.dumps(found)
+    )
+    with pytest.raises(ComparisonError, match="1 circuits among 1 systems"):
+        compare_images(runs[:1], n_chips=1)

@@ -1,0 +1,92 @@
+"""Joules in the loss: the bill, its gradient, the pace of sizes."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+from circuits.mac import ChargeMac
+from physnn.energy import bill, load_prices
+from physnn.energy.prices import OVERHEAD
+from physnn.fabricate import device_sigma
+from tests.helpers import PROCESS
+from tests.helpers import quick_compilation as quick_compilation
+from train.energy_term import SIZE_PACE, at_pace, billed_J, unit_sizes
+
+PRICES = load_prices("analog28")
+PERIOD_S = 1e-6
+
+
+def mac(size=0.0, bits=6):
+    design = ChargeMac(24, 16, bits=bits, process=PROCESS, key=jr.key(0))
+    return eqx.tree_at(lambda m: m.weight.size, design, jnp.asarray(size, jnp.float32))
+
+
+def energy_J(design):
+    return billed_J(design, PRICES, process=PROCESS, period_s=PERIOD_S)
+
+
+@pytest.mark.parametrize("size", [-1.0, 0.0, 0.7])
+def test_the_term_is_the_bill_of_what_the_design_makes_happen(size):
+    design = mac(size)
+    ledger = bill(design, PRICES, process=PROCESS, period_s=PERIOD_S)
+    names = {e.name for e in design.events(PROCESS, period_s=PERIOD_S)}
+    spent = sum(row.energy.nominal for row in ledger.rows if row.event in names)
+    losses = np.prod([m.nominal for m in PRICES.multipliers])
+    assert any(row.event == OVERHEAD for row in ledger.rows)
+    assert float(energy_J(design)) == pytest.approx(spent * losses, rel=1e-4, abs=0)
+
+
+def test_its_gradient_is_the_slope_of_the_bill():
+    slope = jax.grad(lambda size: energy_J(mac(size)) / 1e-12)
+    difference = (energy_J(mac(0.9)) - energy_J(mac(0.5))) / 1e-12
+    between = np.mean([float(slope(s)) for s in np.linspace(0.5, 0.9, 9)])
+    assert between == pytest.approx(float(difference) / 0.4, rel=0.01)
+    # Below zero units are whole: from 15 to 7 of them by the mean slope.
+    sizes = np.linspace(np.log(7 / 31), np.log(15 / 31), 33)
+    between = np.mean([float(slope(s)) for s in sizes]) * (sizes[-1] - sizes[0])
+    difference = (energy_J(mac(sizes[-1])) - energy_J(mac(sizes[0]))) / 1e-12
+    assert between == pytest.approx(float(difference), rel=0.1)
+
+
+def test_fewer_units_are_what_fewer_bits_are():
+    for bits in (5, 4, 3):
+        coarse = mac(np.log((2 ** (bits - 1) - 1) / 31))
+        plain = mac(bits=bits)
+        for ask in (
+            energy_J,
+            lambda m: m.noise_variance(PROCESS),
+            lambda m: m.weight.nominal(),
+            lambda m: device_sigma(m.weight, PROCESS),
+        ):
+            np.testing.assert_allclose(ask(coarse), ask(plain), rtol=2e-4, atol=1e-7)
+
+
+def test_the_slope_is_finite_where_a_weight_is_zero():
+    def spread(size):
+        design = eqx.tree_at(lambda m: m.weight.value, mac(size), jnp.zeros((24, 16)))
+        return jnp.sum(device_sigma(design.weight, PROCESS))
+
+    assert np.isfinite(jax.grad(spread)(-0.5))
+
+
+def test_sizes_go_at_their_own_pace():
+    changes = jax.tree.map(jnp.ones_like, eqx.filter(mac(), eqx.is_inexact_array))
+    paced = at_pace(changes)
+    assert [float(size) for size in unit_sizes(paced)] == [SIZE_PACE]
+    np.testing.assert_array_equal(paced.weight.value, changes.weight.value)
+    none = eqx.tree_at(lambda m: m.weight.size, changes, None)
+    assert jax.tree.leaves(at_pace(none))
+
+
+def test_a_list_that_is_no_sum_and_an_event_without_a_price_are_refused():
+    with pytest.raises(ValueError, match="`gpu2030` has floors"):
+        billed_J(mac(), load_prices("gpu2030"), process=PROCESS, period_s=PERIOD_S)
+    rows = tuple(row for row in PRICES.rows if row.event != "supply_charge_C")
+    without = dataclasses.replace(PRICES, rows=rows)
+    with pytest.raises(ValueError, match="must price event `supply_charge_C`"):
+        billed_J(mac(), without, process=PROCESS, period_s=PERIOD_S)
