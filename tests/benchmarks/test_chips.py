@@ -13,6 +13,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from evals.quality import score
 from evals.robustness.scoring import Chips, Seen, means_of
 from physnn.configs import find_config
 from physnn.deploy import deploy
@@ -22,10 +23,13 @@ from physnn.process import load_process
 from tests.benchmarks.interleaved import interleaved, report, time_once
 from train.experiment import load_experiment
 from train.model import PhysicalConfig
+from train.tasks.base import Windows
 
 pytestmark = pytest.mark.usefixtures("plain_promotion")
 
 PROCESS, PERIOD_S, N_CHIPS = load_process("cmos28"), 1e-6, 64
+# More at once do not fit into a cache.
+TOGETHER = 4
 
 
 def chips(shape: tuple[int, int], together: int) -> Chips:
@@ -48,19 +52,28 @@ def one_chip(model, seen, key):
 
 @pytest.mark.parametrize("shape", [(1, 64), (4, 256)], ids=str)
 def test_chips_by_vmap(benchmark, shape):
-    own = chips(shape, N_CHIPS)
+    own = chips(shape, TOGETHER)
     keys = list(own.keys(0, N_CHIPS))
+    windows = [Windows(np.asarray(own.seen.tokens, np.uint8), np.ones(shape, bool))]
 
     def one_by_one():
         # Each is waited for, as who looks at a chip before the next one does.
         each = [jax.block_until_ready(one_chip(own.model, own.seen, k)) for k in keys]
         return jnp.stack(each)
 
+    def by_score():
+        asked = {"process": PROCESS, "n_chips": N_CHIPS, "key": jr.key(1)}
+        return score(own.model, windows, **asked).median
+
     def by_vmap():
         return own.score(Environment(), N_CHIPS)[0]
 
     np.testing.assert_allclose(by_vmap(), one_by_one(), rtol=1e-4)
-    functions = {"one by one": one_by_one, "64 by vmap": by_vmap}
+    functions = {
+        "one by one, one program": one_by_one,
+        "physnn score, one by one": by_score,
+        f"by vmap, {TOGETHER} at a time": by_vmap,
+    }
     medians = interleaved(functions, rounds=5)
-    report(benchmark, medians, floor="one by one")
-    time_once(benchmark, functions["64 by vmap"])
+    report(benchmark, medians, floor="one by one, one program")
+    time_once(benchmark, by_vmap)
