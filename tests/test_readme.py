@@ -31,5 +31,6 @@ def test_every_path_of_the_tree_exists():
 def test_every_command_is_listed():
     from physnn.__main__ import COMMANDS
 
-    listed = set(re.findall(r"^\| `physnn (\w+)", README, re.M))
-    assert listed == {command.__name__ for command in COMMANDS} | {"train"}
+    listed = set(re.findall(r"^\| `physnn ([\w-]+)", README, re.M))
+    names = {command.__name__.replace("_", "-") for command in COMMANDS}
+    assert listed == names | {"train"}
