@@ -4,7 +4,7 @@ from pathlib import Path
 
 from physnn.export.package import export
 from train.baseline import FlaxModel
-from train.experiment import to_table
+from train.experiment import to_json_table
 from train.loop import load_run
 from train.run_folder import git_commit
 
@@ -22,7 +22,7 @@ def export_run(folder: str | Path, out: str | Path) -> Path:
             " a transformer: give the run of a physical model."
         )
     provenance = {
-        "experiment": to_table(run.experiment),
+        "experiment": to_json_table(run.experiment),
         "step": run.step,
         "commit": git_commit(),
     }

@@ -263,9 +263,9 @@ def test_events_come_from_shapes(name):
         assert [e[::2] for e in other_events] == [e[::2] for e in events], what
         other_counts = totals(other_events)
         charge = other_counts.pop("supply_charge_C")
-        assert other_counts == {
-            k: v for k, v in counts.items() if k != "supply_charge_C"
-        }, what
+        digital = {k: v for k, v in counts.items() if k != "supply_charge_C"}
+        # Equal; but bits of a code that a size may shrink are counted in float32.
+        assert other_counts == pytest.approx(digital, rel=1e-6, abs=0), what
         assert 0.3 < charge / counts["supply_charge_C"] < 3, what
 
 

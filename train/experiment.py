@@ -230,6 +230,21 @@ def to_table(experiment: Experiment) -> dict[str, Any]:
     return table(experiment)
 
 
+def to_json_table(experiment: Experiment) -> dict[str, Any]:
+    """`to_table` for JSON, which has no infinity: it is spelled `inf`, as in TOML."""
+
+    def spelled(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: spelled(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [spelled(each) for each in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            return str(value)
+        return value
+
+    return spelled(to_table(experiment))
+
+
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     # cattrs would turn "3" and 3.7 into 3 without a word.
