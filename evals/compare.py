@@ -22,7 +22,7 @@ from evals.quality import score
 from train.baseline import FlaxModel
 from train.counts import CountedModel
 from train.experiment import Experiment
-from train.loop import TrainedRun, load_run
+from train.loop import TrainedRun, load_finished
 from train.metrics import read_metrics
 from train.run_folder import git_commit, read_run_folder
 
@@ -48,7 +48,7 @@ def compare_runs(
     `ComparisonError` when there is no physical run or no transformer, a run is given
     twice, or they saw different text or different amounts of it.
     """
-    runs = [load_run(folder) for folder in folders]
+    runs = [load_finished(folder) for folder in folders]
     groups = _systems(runs)
     kinds = [_kind(group[0]) for group in groups.values()]
     if "physical" not in kinds or "transformer" not in kinds:

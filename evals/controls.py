@@ -19,7 +19,7 @@ from physnn.process import Process, load_process
 from train.classifier import ClassifierConfig
 from train.counts import CountedTables
 from train.experiment import Experiment
-from train.loop import load_run, train
+from train.loop import load_finished, train
 from train.tasks.images import Images
 from train.tasks.text import Text
 
@@ -69,7 +69,7 @@ def run_controls(
     """
     rows: dict[str, Quality] = {}
     left_out: dict[str, str] = {}
-    runs = [load_run(folder) for folder in folders]
+    runs = [load_finished(folder) for folder in folders]
     task = runs[0].experiment.task.build()
     rows["chance"] = _chance(task, split)
     variants = controls_of(runs[0].experiment, vocabulary=task.vocabulary)

@@ -24,7 +24,7 @@ from physnn.dynamics import Integrated, SolverConfig, integrated
 from physnn.energy import Modeled, bill, load_prices
 from physnn.export.package import circuits_of
 from train.counts import CountedModel
-from train.loop import TrainedRun, load_run
+from train.loop import TrainedRun, load_finished
 from train.metrics import read_metrics
 from train.objective import Model
 from train.tasks.images import ImagesConfig
@@ -106,9 +106,9 @@ def evaluate(
 
     The quality is that of all chips of all seeds: the median of the seeds' medians, and
     the interval over seeds (chips, for one seed). Raises `ValueError` for runs of
-    different experiments, and what `load_run` raises.
+    different experiments, and what `load_finished` raises.
     """
-    runs = [load_run(folder) for folder in folders]
+    runs = [load_finished(folder) for folder in folders]
     _one_experiment(runs)
     first = runs[0]
     task = first.experiment.task.build()

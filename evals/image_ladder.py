@@ -19,7 +19,7 @@ from evals.evaluate import n_parameters, over_seeds
 from evals.frontier import blend, read
 from evals.quality import quality_of, scored_hits
 from physnn.energy import Modeled, bill, load_prices
-from train.loop import TrainedRun, load_run
+from train.loop import TrainedRun, load_finished
 from train.run_folder import git_commit, read_run_folder
 from train.tasks.images import Images, ImagesConfig
 
@@ -54,7 +54,7 @@ def compare_images(
     Raises `ComparisonError` for runs of text, of different images, and unless there is
     a circuit and a conventional network among them.
     """
-    runs = [load_run(folder) for folder in folders]
+    runs = [load_finished(folder) for folder in folders]
     task = runs[0].experiment.task.build()
     digests = {read_run_folder(run.folder)[1]["data_digest"] for run in runs}
     if not isinstance(task, Images) or len(digests) > 1:

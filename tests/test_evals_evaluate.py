@@ -1,6 +1,7 @@
 """evaluate: a row of results with its controls, from real runs; operations counted."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -23,6 +24,7 @@ from train.experiment import Experiment, from_table
 from train.loop import load_run, train
 from train.metrics import read_metrics
 from train.model import PhysicalConfig
+from train.run_folder import RunFolderError
 from train.tasks.images import ImagesConfig
 from train.tasks.text import Text
 
@@ -172,6 +174,16 @@ def test_runs_of_different_experiments_are_no_row(seeds, text, tmp_path):
     copy = shutil.copytree(seeds[0], tmp_path / "copy")
     with pytest.raises(ValueError, match=r"1 experiments with seeds \[0, 0\]"):
         evaluate([seeds[0], copy], **ASKED)
+
+
+def test_a_run_that_is_not_finished_is_no_row(seeds, tmp_path):
+    folder = shutil.copytree(seeds[0], tmp_path / "copy")
+    toml = folder / "experiment.toml"
+    toml.write_text(re.sub(r"(?m)^steps = \d+$", "steps = 999", toml.read_text()))
+    with pytest.raises(
+        RunFolderError, match=r"stands at step \d+ of 999: `physnn train"
+    ):
+        evaluate([folder, seeds[1]], **ASKED)
 
 
 def test_the_command_prints_the_row(seeds, capsys):

@@ -193,6 +193,21 @@ def load_run(folder: str | Path) -> TrainedRun:
     return TrainedRun(folder, experiment, model, process, step, float(best))
 
 
+def load_finished(folder: str | Path) -> TrainedRun:
+    """`load_run` of a run that was trained to its last step, fit for a table.
+
+    Raises `RunFolderError` for one that was not, and what `load_run` raises.
+    """
+    run = load_run(folder)
+    if run.step < run.experiment.steps and not isinstance(run.model, CountedModel):
+        raise RunFolderError(
+            f"The run in {folder} must be trained to its end to be compared, but stands"
+            f" at step {run.step} of {run.experiment.steps}: `physnn train {folder}`"
+            " continues it."
+        )
+    return run
+
+
 def _teacher(experiment: Experiment, *, vocabulary: int) -> tuple[Any, str | None]:
     """The digital model that teaches, and the digest of its weights."""
     if experiment.distillation is None:
