@@ -14,7 +14,7 @@ from physnn.bank import Bank
 from physnn.keys import stream
 from physnn.process import Process
 from train.hardware import physics_aware
-from train.objective import bits, targets_of
+from train.noise_aware import distilled_bits
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,14 @@ def calibrate_chip(
 ) -> CalibratedChip:
     """Fit the trims and the readout of one chip to what it gives, with noise on.
 
+    What is fitted to is what the design gives for `tokens` without noise: a few hundred
+    tokens say far more about a chip that way than by what follows them in the text,
+    which a readout would learn by heart.
+
     1. Trims are the banks of one axis: offsets of amplifiers, gains and biases, one
-       device to a signal. They take Adam steps on the bits of `tokens`: forward is the
-       chip, backward the design at the same trims (physics-aware), because nobody can
-       differentiate a chip or see its errors.
+       device to a signal. They take Adam steps on the divergence from the design:
+       forward is the chip, backward the design at the same trims (physics-aware),
+       because nobody can differentiate a chip or see its errors.
     2. The readout, gain and offset of every symbol, is fitted to one more reading of
        the same tokens, offline.
 
@@ -134,15 +138,20 @@ def calibrate_chip(
     trims = [bank.value for bank in trim_banks(chip)]
     optimizer = optax.adam(config.trim_rate)
 
-    def loss(trims, batch, weight, key):
-        logits = through(trims, (batch, key))
-        each = bits(logits, targets_of(batch, logits))
-        return _mean(each, weight)
+    def should(batch):
+        return design.logits(batch[:, :-1], process=process.noiseless(), key=key)
+
+    meant = jax.lax.map(should, whole)
+
+    def loss(trims, index, key):
+        logits = through(trims, (whole[index], key))
+        far = distilled_bits(logits, meant[index], temperature=1.0)
+        return _mean(far, weights[index])
 
     def move(carry, inputs):
         trims, state = carry
         index, noise_key = inputs
-        slope = jax.grad(loss)(trims, whole[index], weights[index], noise_key)
+        slope = jax.grad(loss)(trims, index, noise_key)
         changes, state = optimizer.update(slope, state, trims)
         return (optax.apply_updates(trims, changes), state), None
 
@@ -157,8 +166,7 @@ def calibrate_chip(
         lambda each: chip.logits(each[0][:, :-1], process=process, key=each[1]),
         (whole, jr.split(stream(key, "readout"), n)),
     )
-    targets = jax.vmap(targets_of)(whole, reading)
-    readout = _fitted(reading, targets, weights, config=config)
+    readout = _fitted(reading, meant, weights, config=config)
     return CalibratedChip(chip, *readout)
 
 
@@ -178,15 +186,16 @@ def _trimmed(model: Any, trims: Any) -> Any:
     return eqx.tree_at(values, model, trims) if trims else model
 
 
-def _fitted(logits, targets, weights, *, config: CalibrationConfig) -> Any:
-    """Gain and offset of every symbol: fewest bits, the prior's among them; convex."""
+def _fitted(logits, meant, weights, *, config: CalibrationConfig) -> Any:
+    """Gain and offset of every symbol: nearest to what is meant, with the prior."""
     vocabulary = logits.shape[-1]
     start = (jnp.ones(vocabulary), jnp.zeros(vocabulary))
     optimizer = optax.adam(config.readout_rate)
 
     def loss(readout):
         gain, offset = readout
-        measured = _mean(bits(gain * logits + offset, targets), weights)
+        far = distilled_bits(gain * logits + offset, meant, temperature=1.0)
+        measured = _mean(far, weights)
         nats = jnp.sum((gain - 1) ** 2 + offset**2) / (2 * config.readout_spread**2)
         return measured + nats / jnp.log(2.0) / jnp.maximum(jnp.sum(weights), 1.0)
 

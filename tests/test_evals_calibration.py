@@ -74,7 +74,8 @@ def test_offsets_that_went_wrong_are_trimmed_away(task):
     scores, kept = each(jr.split(jr.key(5), 4))
     ideal = float(eqx.filter_jit(quality)(design, tokens[4:]))
     before, trimmed, read = np.asarray(scores).T
-    assert np.all(trimmed < before)
+    # What a chip lost comes back; one that lost nothing loses next to nothing.
+    assert np.all(trimmed - ideal < np.maximum(0.5 * (before - ideal), 0.01))
     # Most of what fabrication cost comes back.
     assert np.median(trimmed) - ideal < 0.5 * (np.median(before) - ideal)
     assert np.median(read) < np.median(before)
