@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from physnn.configs import find_config
 
@@ -170,26 +171,28 @@ class Environment(eqx.Module):
         """`ideal`, plus the amounts called `names` of this one: a one-factor study."""
         return Environment.ideal().replace(**{n: getattr(self, n) for n in names})
 
-    def scaled(self, factor: float) -> "Environment":
+    def scaled(self, factor: float | Float[Array, ""]) -> "Environment":
         """`factor` times the noise: amplitudes and fault rates grow by it, powers by
-        its square; the operating point stays. 0 is the design at that point.
+        its square; the operating point stays, and what is none. 0 is the design at
+        that point. The factor may be traced.
         """
         changes = {}
         for name, amount in AMOUNTS.items():
             value = getattr(self, name)
+            if amount.grows == "point" or self.is_none(name):
+                continue
             if amount.grows == "amplitude":
-                changes[name] = value * factor
+                value = value * factor
             elif amount.grows == "power":
-                changes[name] = value * factor**2
-            elif amount.grows == "taus" and not self.is_none(name):
-                few = -math.log(factor) if factor > 0 else math.inf
-                changes[name] = value + few
-        shares = ("dead", "stuck_full", "stuck_random")
-        for name in shares:
-            if isinstance(changes[name], int | float):
-                changes[name] = min(changes[name], 1.0)
-        if isinstance(changes.get("decision_taus"), float):
-            changes["decision_taus"] = max(changes["decision_taus"], 0.0)
+                value = value * factor**2
+            else:
+                value = value - _log(factor)
+            plain = isinstance(value, int | float)
+            if name in ("dead", "stuck_full", "stuck_random"):
+                value = min(value, 1.0) if plain else jnp.minimum(value, 1.0)
+            if amount.grows == "taus":
+                value = max(value, 0.0) if plain else jnp.maximum(value, 0.0)
+            changes[name] = value
         return self.replace(**changes)
 
     def traced(self, *names: str) -> "Environment":
@@ -205,6 +208,12 @@ class Environment(eqx.Module):
             names = (*names, "temperature_K")
         arrays = {m: jnp.asarray(getattr(point, m), jnp.float32) for m in names}
         return point.replace(**arrays)
+
+
+def _log(factor):
+    if isinstance(factor, int | float):
+        return math.log(factor) if factor > 0 else -math.inf
+    return jnp.log(factor)
 
 
 def load_environment(name_or_path: str | Path) -> Environment:

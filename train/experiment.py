@@ -8,7 +8,7 @@ import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
 import cattrs
 from cattrs.gen import make_dict_structure_fn
@@ -18,6 +18,7 @@ from physnn.dynamics import SolverConfig
 from train.baseline import TransformerConfig
 from train.classifier import ClassifierConfig
 from train.counts import CountsConfig
+from train.decode import problems_of, strict_converter
 from train.devices import DeviceConfig, HardwareInTheLoop
 from train.image_baseline import ImageNetworkConfig
 from train.model import PhysicalConfig
@@ -210,8 +211,7 @@ def from_table(table: dict[str, Any]) -> Experiment:
     try:
         return _converter().structure(table, Experiment)
     except cattrs.BaseValidationError as error:
-        problems = cattrs.transform_error(error, format_exception=_sentence)
-        raise ConfigError("; ".join(problems)) from error
+        raise ConfigError(problems_of(error)) from error
     except (ValueError, TypeError) as error:
         raise ConfigError(str(error)) from error
 
@@ -246,28 +246,12 @@ def to_json_table(experiment: Experiment) -> dict[str, Any]:
 
 
 def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    # cattrs would turn "3" and 3.7 into 3 without a word.
-    for kind in (int, float, str, bool):
-        converter.register_structure_hook(kind, _exactly)
-    converter.register_structure_hook_func(
-        lambda kind: get_origin(kind) is Literal, _one_of
-    )
+    converter = strict_converter()
     # What is inside another comes first.
     unions = (BlockConfig, LayerConfig | BlockConfig, ModelConfig, TaskConfig)
     for union in (*unions, DeviceConfig):
         converter.register_structure_hook(union, _tagged(converter, get_args(union)))
     return converter
-
-
-def _exactly(value, kind):
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        names = {int: "a whole number", float: "a number", str: "a string"}
-        expected = names.get(kind, "true or false")
-        raise ValueError(f"must be {expected}, but is {value!r}")
-    return value
 
 
 def _tagged(converter: cattrs.Converter, members: tuple[type, ...]):
@@ -287,21 +271,6 @@ def _tagged(converter: cattrs.Converter, members: tuple[type, ...]):
         return known[kind](value, _)
 
     return structure
-
-
-def _one_of(value: Any, kind) -> Any:
-    if value not in get_args(kind):
-        words = list(get_args(kind))
-        raise ValueError(f"must be one of {words}, but is {value!r}")
-    return value
-
-
-def _sentence(error: BaseException, kind) -> str:
-    if isinstance(error, cattrs.ForbiddenExtraKeysError):
-        return cattrs.v.format_exception(error, kind)
-    if isinstance(error, ValueError):
-        return str(error).rstrip(".")
-    return cattrs.v.format_exception(error, kind)
 
 
 def _absolute(experiment: Experiment, folder: Path) -> Experiment:

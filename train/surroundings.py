@@ -63,7 +63,7 @@ class Surroundings(NamedTuple):
                 continue
             now = getattr(environment, each.amount) * multiple
             environment = environment.replace(**{each.amount: now})
-        return environment if severity is None else grown(environment, severity)
+        return environment if severity is None else environment.scaled(severity)
 
 
 def surroundings_of(
@@ -105,24 +105,6 @@ def surroundings_of(
                 " schedule to change it, but is none."
             )
     return Surroundings(environment, experiment)
-
-
-def grown(environment: Environment, factor: Float[Array, ""]) -> Environment:
-    """`Environment.scaled` by a traced factor; what is none stays none."""
-    changes = {}
-    for name, amount in AMOUNTS.items():
-        value = getattr(environment, name)
-        if amount.grows == "point" or environment.is_none(name):
-            continue
-        if amount.grows == "amplitude":
-            value = value * factor
-        elif amount.grows == "power":
-            value = value * factor**2
-        else:
-            value = jnp.maximum(value - jnp.log(jnp.maximum(factor, 1e-30)), 0.0)
-        shares = ("dead", "stuck_full", "stuck_random")
-        changes[name] = jnp.minimum(value, 1.0) if name in shares else value
-    return environment.replace(**changes)
 
 
 def nominal(experiment: Experiment) -> Surroundings:

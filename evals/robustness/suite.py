@@ -4,13 +4,14 @@ import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 import cattrs
 
 from physnn.configs import find_config
 from physnn.environment import AMOUNTS, CORNERS, Environment
 from physnn.variation import FAULTS
+from train.decode import problems_of, strict_converter
 from train.experiment import ConfigError
 
 Others = Literal["ideal", "default"]
@@ -251,43 +252,9 @@ def load_suite(name_or_path: str | Path) -> Suite:
 def suite_from(table: dict[str, Any], *, where: str = "The suite") -> Suite:
     """A suite from the nested dictionary that a TOML file holds."""
     try:
-        return _converter().structure(table, Suite)
+        return strict_converter().structure(table, Suite)
     except cattrs.BaseValidationError as error:
-        problems = "; ".join(cattrs.transform_error(error, format_exception=_sentence))
-        raise ConfigError(f"{where}: {problems}") from error
-
-
-def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    # cattrs would turn "3" and 3.7 into 3 without a word.
-    for kind in (int, float, str):
-        converter.register_structure_hook(kind, _exactly)
-    converter.register_structure_hook_func(
-        lambda kind: get_origin(kind) is Literal, _one_of
-    )
-    return converter
-
-
-def _exactly(value, kind):
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        names = {int: "a whole number", float: "a number", str: "a string"}
-        raise ValueError(f"must be {names[kind]}, but is {value!r}")
-    return value
-
-
-def _one_of(value, kind):
-    if value not in get_args(kind):
-        raise ValueError(f"must be one of {list(get_args(kind))}, but is {value!r}")
-    return value
-
-
-def _sentence(error: BaseException, kind) -> str:
-    is_ours = isinstance(error, ValueError)
-    if is_ours and not isinstance(error, cattrs.ForbiddenExtraKeysError):
-        return str(error).rstrip(".")
-    return cattrs.v.format_exception(error, kind)
+        raise ConfigError(f"{where}: {problems_of(error)}") from error
 
 
 def _counts(config, *names: str) -> None:
