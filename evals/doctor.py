@@ -99,6 +99,13 @@ PROGRAMS = (
     Program(
         "verilator", "optional: compiles Verilog", r"Verilator (\S+)", optional=True
     ),
+    Program(
+        "adms",
+        "optional: checks Verilog-A",
+        r'admsXml" version="(\S+)"',
+        commands=("admsXml",),
+        optional=True,
+    ),
 )
 
 

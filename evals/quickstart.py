@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from evals.compare import compare_runs, summary
-from evals.fidelity import verify
 from evals.handoff import export_run
 from evals.report import write_report
+from evals.verify import verify
 from physnn.configs import find_config
 from train.experiment import load_experiment
 from train.loop import train

@@ -49,7 +49,7 @@ def write_report(results: dict, folder: Path) -> Path:
     page = render(results)
     folder.mkdir(parents=True, exist_ok=True)
     files = {"results.json": text, **tables(results), "report.html": page}
-    _replace({folder / name: content for name, content in files.items()})
+    replace_files({folder / name: content for name, content in files.items()})
     return folder / "report.html"
 
 
@@ -87,7 +87,11 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def _replace(texts: dict[Path, str]) -> None:
+def replace_files(texts: dict[Path, str]) -> None:
+    """Write files beside their places, then rename all: none of them half-written.
+
+    Raises `OSError` that says what to do.
+    """
     beside = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in texts}
     try:
         for path, text in texts.items():

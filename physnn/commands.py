@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 from physnn.device_commands import on_device, serve_chip
+from physnn.handoff_commands import export, verify
 
 # Exit codes: 2 a wrong argument, file or state; 1 done, but what was checked failed;
 # 128 + signal when a signal stopped a run that can be continued.
@@ -308,33 +309,6 @@ def robustness(
     page = run / "robustness.html"
     _print(found if json else f"{summary(found)}\n\nReport: {page}")
     return 0
-
-
-def export(run: Folder, out: Path) -> int:
-    """Write the hand-off package of a physical run: parameters, cells, test benches.
-
-    Args:
-        run: A run folder.
-        out: The folder to write; an older export there is replaced.
-    """
-    from evals.handoff import export_run
-
-    print(export_run(run, out))
-    return 0
-
-
-def verify(folder: Folder, json: bool = False) -> int:
-    """Re-simulate an exported folder; needs nothing but the folder.
-
-    Args:
-        folder: What `physnn export` wrote.
-        json: Print JSON.
-    """
-    from evals.fidelity import verify as verify_folder
-
-    verification = verify_folder(folder)
-    _print(verification.to_json() if json else str(verification))
-    return 0 if verification.passed else FAILED
 
 
 def report(results: Folder, out: Path | None = None) -> int:

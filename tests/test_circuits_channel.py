@@ -16,7 +16,7 @@ from circuits.blocks.base import Site
 from circuits.blocks.channel import ChannelBlock, ChannelLayerConfig
 from circuits.channel import SUM_F, UNIT_M2, UNROLL, ChannelLayer, channel_sum
 from circuits.parts import DelayLine
-from evals.fidelity import verify
+from evals.verify import verify
 from physnn.circuit import run
 from physnn.export.package import export
 from physnn.fabricate import fabricate

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from circuits.converters import Dac, SarConverter
 from circuits.sample_hold import SampleHold
-from evals.fidelity import verify
+from evals.verify import verify
 from physnn.energy import load_prices
 from physnn.energy.events import adc_event
 from physnn.export.package import export

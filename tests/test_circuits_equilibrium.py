@@ -16,7 +16,7 @@ from circuits.blocks.equilibrium import EquilibriumBlock
 from circuits.blocks.gated_mixer import GatedMixer
 from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.equilibrium import DRIVE_MIN, SettlingNetwork
-from evals.fidelity import verify
+from evals.verify import verify
 from physnn.circuit import run
 from physnn.dynamics import Integrated, SolverConfig
 from physnn.equilibrium import FixedPointConfig

@@ -17,7 +17,7 @@ from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.blocks.sparse_unit import SparseUnit, SparseUnitBlock
 from circuits.event_gate import COMPARATOR_F, EventGate, measure_activity
 from circuits.parts import AutomaticGain
-from evals.fidelity import verify
+from evals.verify import verify
 from physnn.export.package import export
 from physnn.fabricate import fabricate
 from physnn.network import Chain

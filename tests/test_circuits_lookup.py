@@ -23,7 +23,7 @@ from circuits.lookup import (
 from circuits.lookup_read import bit_flip_probability, flip_bits, hadamard, look_up
 from circuits.lookup_state import lookup_state
 from circuits.lookup_wiring import FixedWiring, learned_wiring
-from evals.fidelity import verify
+from evals.verify import verify
 from physnn.circuit import run
 from physnn.export.package import export
 from tests.helpers import PERIOD_S, PROCESS, QUIET, run_jit, totals, with_process

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from circuits.blocks.base import Site
 from circuits.blocks.mixing_unit import MixingUnitBlock
 from circuits.mixing import PassiveMixing
-from evals.fidelity import verify
+from evals.verify import verify
 from physnn.export.package import export
 from physnn.fabricate import fabricate
 from tests.helpers import (

@@ -16,7 +16,7 @@ from circuits import oscillator_parts
 from circuits.oscillator import PhaseOscillators
 from circuits.oscillator_parts import TRIANGLE, coupling_shape, sincos, sources
 from circuits.stuart_landau import StuartLandau
-from evals.fidelity import verify
+from evals.verify import verify
 from physnn.circuit import run
 from physnn.dynamics import Integrated, SolverConfig
 from physnn.export.package import export

@@ -15,7 +15,7 @@ from circuits.blocks.base import Site
 from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.blocks.resonator import ResonatorBlock
 from circuits.resonator import GMS, Resonator
-from evals.fidelity import verify
+from evals.verify import verify
 from physnn import recurrence
 from physnn.circuit import run
 from physnn.dynamics import Integrated, SolverConfig

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2
 
 from circuits.winner import WinnerTakeAll
-from evals.fidelity import verify
+from evals.verify import verify
 from physnn.energy import load_prices
 from physnn.energy.events import EVENTS, adc_event
 from physnn.export.package import export

@@ -11,6 +11,9 @@ from physnn.export.laws import names_of, nets_of
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 GROUND = "0"
 
+# Neutral kinds of transistors; a PDK (`physnn.pdk`) says which device each one is.
+TRANSISTORS = ("nmos", "pmos", "nmos_lvt", "pmos_lvt")
+
 # kind: (number of nets, SI parameters, whether it has a law)
 KINDS = MappingProxyType(
     {
@@ -22,12 +25,21 @@ KINDS = MappingProxyType(
         # out+, out-, in+, in-, reference: each output is reference ± gain·v(in)/2,
         # limited to ± limit_V, with one pole: gain 1 at 1/(2π·unity_s)
         "amplifier": (5, ("gain", "limit_V", "unity_s"), False),
+        # drain, gate, source, bulk; `multiple` identical units of this width and length,
+        # so that ratios and mismatch are those of units drawn side by side
+        **{
+            kind: (4, ("width_m", "length_m", "multiple"), False)
+            for kind in TRANSISTORS
+        },
         # a, b: the law is v(a, b) [V]
         "voltage": (2, (), True),
         # a, b: the law is the current that flows from a through the device to b [A]
         "current": (2, (), True),
     }
 )
+
+# Parameters that are sizes: what has none of them is left out, not drawn.
+_SIZES = {"capacitance_F": "F", "width_m": "m", "length_m": "m", "multiple": "units"}
 
 
 def check_name(name: str, what: str) -> str:
@@ -79,10 +91,18 @@ class Device:
                 f" but has {len(self.nets)} nets, parameters {list(self.parameters)}"
                 f" and law {self.law!r}."
             )
-        capacitance = self.parameters.get("capacitance_F", 1.0)
-        if not isinstance(capacitance, str) and not capacitance > 0:
+        for size, unit in _SIZES.items():
+            value = self.parameters.get(size, 1.0)
+            if not isinstance(value, str) and not value > 0:
+                raise ValueError(
+                    f"The {size} of `{self.name}`, a {self.kind}, must be positive, but"
+                    f" is {value} {unit}."
+                )
+        multiple = self.parameters.get("multiple", 1)
+        if not isinstance(multiple, str) and multiple != int(multiple):
             raise ValueError(
-                f"Capacitor `{self.name}` must be positive, but is {capacitance} F."
+                f"The multiple of `{self.name}`, a {self.kind}, must be a whole number"
+                f" of units, but is {multiple}."
             )
 
 

@@ -19,7 +19,7 @@ from physnn.circuit import AbstractCircuit
 from physnn.export import tables
 from physnn.export.datasheet import datasheet
 from physnn.export.netlist import Bench, Netlist, cell_name
-from physnn.export.spice import SPICEINIT, write_bench, write_cell
+from physnn.export.spice import BEHAV, SPICEINIT, write_bench, write_cell
 from physnn.process import Process
 
 FORMAT, SCHEMA_VERSION = "physnn-export", 1
@@ -136,7 +136,7 @@ def package_files(
     expected = []
     for exported in circuits:
         for cell in exported.cells:
-            files[f"spice/cells/{cell.name}.spice"] = write_cell(cell).encode()
+            files[f"{BEHAV}/{cell.name}.spice"] = write_cell(cell).encode()
         for cell, bench in exported.benches:
             deck = f"spice/tb/{bench.name}.sp"
             files[deck] = write_bench(cell, bench).encode()
@@ -203,6 +203,8 @@ def _expectations(exported: Exported, cell: Netlist, bench: Bench, deck: str) ->
         "results": [
             {
                 "name": e.name,
+                "time_s": (e.slot + bench.sample) * bench.slot_s,
+                "of": e.law,
                 "value": e.value,
                 "unit": e.unit,
                 "gate": e.gate,

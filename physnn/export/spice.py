@@ -1,6 +1,7 @@
-"""SPICE: cells as behavioral subcircuits, and the test benches that try them.
+"""SPICE: cells as subcircuits, and the test benches that try them.
 
-Written for ngspice; cells hold nothing but R, C, S, B and X lines. Numbers have 9
+Written for ngspice; cells hold nothing but R, C, S, B and X lines. A transistor is a call
+of `dev_<kind>` with sizes in meters, which the file `pdk.spice` defines (`physnn.pdk`). Numbers have 9
 significant digits and no suffix letter, names are lower case, the first line of a deck
 is its title.
 """
@@ -9,8 +10,10 @@ import re
 from itertools import pairwise
 
 from physnn.export.laws import number, render
-from physnn.export.netlist import Bench, Device, Netlist
+from physnn.export.netlist import TRANSISTORS, Bench, Device, Netlist
 
+# The folder of behavioral cells in a package.
+BEHAV = "spice/behav"
 # What a simulation must start with, whatever the user's own `.spiceinit` says.
 SPICEINIT = "set num_threads=1\nset ngbehavior=hsa\n"
 # A floating node of 1 fF must not leak in a token. With tighter tolerances than these
@@ -61,6 +64,9 @@ def _device(device: Device, models: dict[tuple[str, ...], str]) -> list[str]:
             return [f"b_{device.name} {nets} v={_law(device.law or '0')}"]
         case "current":
             return [f"b_{device.name} {nets} i={_law(device.law or '0')}"]
+        case kind if kind in TRANSISTORS:
+            values = " ".join(f"{name}={value}" for name, value in p.items())
+            return [f"xm_{device.name} {nets} dev_{kind} {values}"]
         case kind:
             raise ValueError(
                 f"SPICE must be able to hold every device, but `{device.name}` is a"
@@ -112,7 +118,8 @@ def write_cell(cell: Netlist) -> str:
         body.append(
             f"x_{instance.name} {' '.join(instance.nets)} {instance.cell.name}{values}"
         )
-    head = [f"* cell {cell.name}: behavioral, SI units"]
+    level = "transistors" if has_transistors(cell) else "behavioral"
+    head = [f"* cell {cell.name}: {level}, SI units"]
     head += [f"* {line}" for line in _comment(cell.notes)]
     for name, parameter in cell.parameters.items():
         head.append(f"* parameter {name} [{parameter.unit}]: {parameter.meaning}")
@@ -122,6 +129,11 @@ def write_cell(cell: Netlist) -> str:
         lines.append(f".model {model} sw vt={threshold} vh=0 ron={on} roff={off}")
     lines.append(f".ends {cell.name}")
     return "\n".join([*head, *map(_wrap, lines)]) + "\n"
+
+
+def has_transistors(cell: Netlist) -> bool:
+    """Whether a cell or one below it is drawn: then its deck must include a PDK."""
+    return any(cell.count(kind) for kind in TRANSISTORS)
 
 
 def _comment(text: str) -> list[str]:
@@ -151,7 +163,7 @@ def _clock(window: tuple[float, float], slot_s: float, high_V: float) -> str:
     )
 
 
-def write_bench(cell: Netlist, bench: Bench, *, folder: str = "../cells") -> str:
+def write_bench(cell: Netlist, bench: Bench, *, folder: str = "../behav") -> str:
     """A deck that tries `cell` as `bench` says and prints `RESULT name value` lines.
 
     It includes `folder`/<cell>.spice of the cell and of all it uses.
@@ -250,8 +262,8 @@ _COMMAND = re.compile(
     rf'|echo "RESULT {_NAME} \$&{_NAME}"'
 )
 _CIRCUIT = re.compile(
-    rf"[crsvbx]_[a-z0-9_]+ [a-z0-9_ (){{}},.+*/=-]+"
-    rf"|\.include \.\./cells/{_NAME}\.spice|\.subckt [a-z0-9_ =.+-]+|\.ends {_NAME}"
+    rf"(?:[crsvbx]|xm)_[a-z0-9_]+ [a-z0-9_ (){{}},.+*/=-]+"
+    rf"|\.include \.\./(?:behav|cells)/{_NAME}\.spice|\.subckt [a-z0-9_ =.+-]+|\.ends {_NAME}"
     rf"|\.option( [a-z]+=({_NUMBER}|gear))+|\.end"
     rf"|\.model {_NAME} sw( [a-z]+={_NUMBER})+"
 )

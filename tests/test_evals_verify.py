@@ -17,7 +17,8 @@ from circuits.blocks.state_space import GatedRCBlock
 from circuits.mac import ChargeMac
 from circuits.parts import AutomaticGain, DelayLine, GilbertGate
 from circuits.state_space import GatedRC
-from evals.fidelity import Check, Verification, verify
+from evals.verify import Check, Verification, verify
+from evals.verify.report import write_validation
 from physnn.circuit import AbstractMemorylessCircuit
 from physnn.export import cells
 from physnn.export.netlist import Netlist
@@ -134,7 +135,7 @@ def test_the_charge_column_saturates_like_the_model(package):
     ],
 )
 def test_a_wrong_device_fails(copied, cell, old, new, gate):
-    name = f"spice/cells/cell_{cell}.spice"
+    name = f"spice/behav/cell_{cell}.spice"
     text = (copied / name).read_text()
     if old not in text:  # the other sign
         old, new = new, old
@@ -260,6 +261,17 @@ def test_a_verification_prints_its_worst_result_and_round_trips_as_json():
     table = json.loads(json.dumps(verification.to_json()))
     assert table["passed"] is False
     assert [Check(**row) for row in table["checks"]] == list(checks)
+
+
+@pytest.mark.needs_ngspice
+def test_gates_are_chosen_and_the_report_overlays_what_was_compared(package, tmp_path):
+    found = verify(package, gates=("B2",))
+    assert {check.gate for check in found.checks} == {"S2", "S1", "B2"}
+    page = write_validation(found, tmp_path / "reports")
+    assert page.read_text().count("<svg") == 1  # one state, read over time
+    assert "| B2 | pass |" in (tmp_path / "reports/validation.md").read_text()
+    with pytest.raises(ValueError, match="but is 'Q1'"):
+        verify(package, gates=("Q1",))
 
 
 class Whole(AbstractMemorylessCircuit):

@@ -1,0 +1,68 @@
+"""Verify: does an exported package do what the model says? Needs only the folder.
+
+A module per class of gates; each lists its jobs, and whatever crashes, hangs or stays
+silent in one of them is a failed check.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from evals.verify import behavior
+from evals.verify.check import CLASSES, Check, Trace, Verification, compared
+from evals.verify.jobs import Job, Options, TIMEOUT_s, run_jobs
+from evals.verify.package import Package, open_package
+
+__all__ = [
+    "Check",
+    "Job",
+    "Options",
+    "Package",
+    "Trace",
+    "Verification",
+    "compared",
+    "verify",
+]
+
+# Each has `jobs(package, options)`.
+MODULES = (behavior,)
+
+
+def verify(
+    folder: str | Path,
+    *,
+    gates: Collection[str] = (),
+    slow: bool = False,
+    pdk: Path | None = None,
+    liberty: Path | None = None,
+    timeout_s: float = TIMEOUT_s,
+    n_workers: int | None = None,
+) -> Verification:
+    """Check an exported folder: its hashes, then every gate in the tools that are here.
+
+    `gates` keeps to some of them, by name (T4) or class (T); none means all. `slow`
+    adds those that take more than a few seconds. `pdk` and `liberty` say where
+    transistor models and standard cells are. Every simulation runs single-threaded in
+    a fresh folder for at most `timeout_s`; `n_workers` at a time (None: one per core).
+    A check whose program or models are not here is skipped and says so.
+
+    Raises `ValueError` for a folder that is not an export of this version, and for a
+    gate that does not exist.
+    """
+    for gate in gates:
+        if gate[:1] not in CLASSES:
+            raise ValueError(
+                f"A gate must be a class of {sorted(CLASSES)} or one of its gates as"
+                f" T4, but is {gate!r}."
+            )
+    package, hashes = open_package(folder)
+    options = Options(timeout_s=timeout_s, slow=slow, pdk=pdk, liberty=liberty)
+    checks, found = [hashes], []
+    for module in MODULES:
+        try:
+            found += module.jobs(package, options)
+        except ValueError as error:
+            name = module.__name__.rpartition(".")[2]
+            checks.append(Check("S1", name, "fail", detail=str(error)))
+    chosen = [job for job in found if job.asked(gates) and (slow or not job.slow)]
+    checks += run_jobs(chosen, package, options, n_workers=n_workers)
+    return Verification(str(folder), tuple(checks))

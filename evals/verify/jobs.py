@@ -1,0 +1,96 @@
+"""Jobs: pieces of a verification that run apart, each in a fresh folder."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from evals.doctor import PROGRAMS
+from evals.verify.check import Check
+from evals.verify.package import Package
+
+TIMEOUT_s = 120.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a verification was asked.
+
+    `pdk` is where transistor models lie, if anywhere but where they are looked for;
+    `liberty` the standard cells that logic is mapped to, if not the package's own.
+    """
+
+    timeout_s: float = TIMEOUT_s  # of every run of a simulator
+    slow: bool = False  # also the jobs that take more than a few seconds
+    pdk: Path | None = None
+    liberty: Path | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Checks that are made together.
+
+    `run(package, work, options)` may use `work`, an empty folder, and returns checks of
+    `gate` and of the gates in `also`; a `ValueError` it raises is a failed check. It
+    needs the programs of `needs`.
+    """
+
+    gate: str
+    name: str
+    run: Callable[[Package, Path, Options], list[Check]]
+    slow: bool = False
+    needs: tuple[str, ...] = ("ngspice",)
+    also: tuple[str, ...] = ()
+
+    def asked(self, gates: Collection[str]) -> bool:
+        """Whether it makes checks of one of `gates` (T4) or classes (T); none: all."""
+        own = (self.gate, *self.also)
+        return not gates or any(g in gates or g[:1] in gates for g in own)
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    package: Package,
+    options: Options,
+    *,
+    n_workers: int | None = None,
+) -> list[Check]:
+    """The checks of all jobs in order, `n_workers` at a time (None: one per core)."""
+    n_workers = n_workers or min(len(jobs), os.cpu_count() or 1) or 1
+    with ThreadPoolExecutor(n_workers) as pool:
+        found = pool.map(lambda job: _run(job, package, options), jobs)
+        return [check for checks in found for check in checks]
+
+
+def _run(job: Job, package: Package, options: Options) -> list[Check]:
+    missing = [name for name in job.needs if shutil.which(command_of(name)) is None]
+    if missing:
+        return [Check(job.gate, job.name, "skipped", detail=how_to_get(missing[0]))]
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="physnn-verify-") as work:
+        try:
+            checks = job.run(package, Path(work), options)
+        except ValueError as error:
+            detail = str(error)
+            checks = [Check(job.gate, job.name, "fail", detail=detail)]
+    if checks and not any(check.seconds for check in checks):
+        # The time of a job stands at its first check.
+        checks[0] = replace(checks[0], seconds=time.perf_counter() - started)
+    return checks
+
+
+def command_of(name: str) -> str:
+    """The command of a program by the name of its package."""
+    known = next((each for each in PROGRAMS if each.name == name), None)
+    return known.commands[0] if known and known.commands else name
+
+
+def how_to_get(name: str) -> str:
+    """Why a check was skipped: the program it needs, and the line that installs it."""
+    known = next((each for each in PROGRAMS if each.name == name), None)
+    install = f"; to run this: {known.install()}" if known else ""
+    return f"{name} was not found on PATH{install}"
