@@ -1,5 +1,6 @@
 """What every test gets: strict JAX, fresh keys, and simulators or a reason to skip."""
 
+import gc
 import itertools
 from pathlib import Path
 
@@ -38,6 +39,21 @@ def plain_promotion():
     """For modules that train: optax mixes its integer step count with floats."""
     with jax.numpy_dtype_promotion("standard"):
         yield
+
+
+# Linux lets a process map 65,530 pieces of memory, and every compiled program keeps a
+# few: a worker that runs half of the suite would be aborted.
+MAPS_MAX = 30_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Forget compiled programs before they are too many for the system."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MAPS_MAX:
+        jax.clear_caches()
+        gc.collect()
 
 
 def pytest_runtest_setup(item):
