@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from circuits.lookup_cells import table_netlist
+from circuits.lookup_logic import on_bits
 from circuits.lookup_read import (
     STUCK_LOGIT,
     bit_flip_probability,
@@ -23,6 +24,7 @@ from circuits.lookup_read import (
 from circuits.lookup_wiring import FixedWiring, LearnedWiring
 from physnn.circuit import AbstractMemorylessCircuit
 from physnn.energy.events import Event
+from physnn.export.logic import Logic, Tables
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
 from physnn.process import Process
@@ -152,6 +154,12 @@ class LookupLayer(AbstractMemorylessCircuit):
             n_in=self.n_in,
             process=process,
         )
+
+    def logic(self, process) -> Logic:
+        tables = Tables(truth_tables(self), self.wires(), self.node_F)
+        outputs = tuple(range(self.n_in, self.n_in + self.n_out))
+        model = on_bits(LookupLayer.apply, self, process=process)
+        return Logic(self.n_in, (tables,), outputs, model)
 
 
 def lookup_layer(

@@ -15,10 +15,12 @@ from circuits.lookup_encoders import (
     binary_encoder,
     thermometer,
 )
+from circuits.lookup_logic import on_bits
 from circuits.lookup_readout import GroupSum
 from circuits.lookup_wiring import learned_wiring
 from physnn.circuit import AbstractMemorylessCircuit
 from physnn.export.compose import compose, signals
+from physnn.export.logic import Logic, chained
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
 
@@ -49,9 +51,7 @@ class LookupNetwork(AbstractMemorylessCircuit):
     n_out: int = eqx.field(static=True)
 
     def apply(self, x, *, process, key):
-        for name, part in self._parts():
-            x = part.apply(x, process=process, key=stream(key, name))
-        return x
+        return _through(self._parts(), x, process=process, key=key)
 
     def _parts(self):
         layers = [(f"layer{i}", layer) for i, layer in enumerate(self.layers)]
@@ -90,6 +90,18 @@ class LookupNetwork(AbstractMemorylessCircuit):
             )
         ]
         return compose(name, self.n_in, self.n_out, wired)
+
+    def logic(self, process) -> Logic:
+        # The encoder is comparators, the readout charge.
+        parts = [layer.logic(process) for layer in self.layers]
+        model = on_bits(_through, self._parts()[1:-1], process=process)
+        return chained(parts, model)
+
+
+def _through(parts, x, *, process, key):
+    for name, part in parts:
+        x = part.apply(x, process=process, key=stream(key, name))
+    return x
 
 
 @dataclass(frozen=True)

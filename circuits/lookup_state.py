@@ -18,6 +18,7 @@ from circuits.lookup import (
     truth_tables,
 )
 from circuits.lookup_cells import state_netlist
+from circuits.lookup_logic import on_bits, state_logic
 from circuits.lookup_read import (
     STUCK_LOGIT,
     bit_flip_probability,
@@ -27,8 +28,9 @@ from circuits.lookup_read import (
     multilinear,
 )
 from circuits.lookup_wiring import gather, random_wires
-from physnn.circuit import AbstractCircuit
+from physnn.circuit import AbstractCircuit, run
 from physnn.energy.events import Event
+from physnn.export.logic import Logic
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
 from physnn.process import Process
@@ -150,6 +152,15 @@ class LookupState(AbstractCircuit[Float[Array, "*batch n"]]):
             n_in=self.n_in,
             hold_F=self.node_F,
             process=process,
+        )
+
+    def logic(self, process) -> Logic:
+        return state_logic(
+            truth_tables(self),
+            self.wires(),
+            n_in=self.n_in,
+            node_F=self.node_F,
+            model=on_bits(run, self, process=process),
         )
 
 

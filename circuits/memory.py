@@ -13,6 +13,7 @@ from circuits.parts import NODE_F, AutomaticGain, GilbertGate
 from physnn.bank import Bank
 from physnn.circuit import AbstractCircuit
 from physnn.energy.events import Event
+from physnn.export.logic import HashedRoms
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
 from physnn.noise import thermal_noise
@@ -281,6 +282,35 @@ class HashedMemory(AbstractCircuit[Int[Array, "past *batch"]]):
             f"The ROM of `{name}` must be drawn as masks, and its hash as gates, but a"
             f" netlist holds devices: take the {self.table_bits():,} bits of `table`"
             " from the parameters, and the cells of its analog parts."
+        )
+
+    def logic(self, process) -> HashedRoms:
+        """Raises `ValueError` for rows of real numbers, which no ROM holds."""
+        del process
+        if self.row_bits is None:
+            raise ValueError(
+                "The rows of a hashed memory must have codes of 2 to 8 bits to be"
+                " exported, but hold real numbers: give `row_bits`."
+            )
+        index_bits = (self.table.shape[1] - 1).bit_length()
+        steps = (2 ** (self.row_bits - 1) - 1) / ROW_RANGE
+
+        def codes(values) -> np.ndarray:
+            return np.rint(np.asarray(values) * steps).astype(np.int32)
+
+        def model(bytes_: np.ndarray) -> np.ndarray:
+            held = jnp.concatenate([self.init_state(), jnp.asarray(bytes_, jnp.int32)])
+            return codes(self.read(self.indices(held)))
+
+        whole = quantize(self.table, full_scale=ROW_RANGE, bits=self.row_bits)
+        return HashedRoms(
+            hashes=tuple(
+                hash_table(head, n, index_bits) for head, n in enumerate(self.orders)
+            ),
+            rows=tuple(codes(whole)),
+            index_bits=index_bits,
+            value_bits=self.row_bits,
+            model=model,
         )
 
 

@@ -254,6 +254,8 @@ class Resonator(AbstractDynamicCircuit):
             slot_s=self.period_s,
             gate="B2",
             absolute=1e-4,
+            # A part of the fastest time constant: ringing adds up its errors.
+            max_step=1 / (200 * max(1.0, float(rates[:, 0].max()))),
         )
         biquad = Netlist(
             f"{name}_biquad",

@@ -5,7 +5,6 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -118,7 +117,7 @@ def _systems(runs: Sequence[TrainedRun]) -> dict[str, list[TrainedRun]]:
     """Runs by system: those of one experiment, whatever their seed and name."""
     groups: dict[Experiment, list[TrainedRun]] = {}
     for run in runs:
-        alike = groups.setdefault(replace(run.experiment, seed=0, name=""), [])
+        alike = groups.setdefault(run.experiment.anonymous(), [])
         if any(run.experiment.seed == other.experiment.seed for other in alike):
             raise ComparisonError(
                 f"The runs of a system must differ in their seeds, but {run.folder} and"

@@ -30,7 +30,7 @@ JAX_TIMEOUT_s = 120.0
 LIBRARIES = (
     "jax", "jaxlib", "numpy", "scipy", "equinox", "diffrax", "lineax", "optimistix",
     "optax", "flax", "orbax-checkpoint", "jaxtyping", "tyro", "cattrs", "matplotlib",
-    "jinja2", "rich", "packaging", "markupsafe",
+    "jinja2", "pyyaml", "rich", "packaging", "markupsafe",
 )
 # fmt: on
 

@@ -22,7 +22,7 @@ from evals.wind_tunnel import simulation_energy
 from physnn.diagnose import diagnose, judged, limits_of
 from physnn.dynamics import Integrated, SolverConfig, integrated
 from physnn.energy import Modeled, bill, load_prices
-from physnn.export.package import circuits_of
+from physnn.export.selection import circuits_of
 from train.counts import CountedModel
 from train.loop import TrainedRun, load_finished
 from train.metrics import read_metrics
@@ -246,7 +246,7 @@ def _figures(run: TrainedRun, tokens: np.ndarray) -> dict[str, dict[str, float]]
 
 
 def _one_experiment(runs: Sequence[TrainedRun]) -> None:
-    alike = {replace(run.experiment, seed=0, name="") for run in runs}
+    alike = {run.experiment.anonymous() for run in runs}
     seeds = [run.experiment.seed for run in runs]
     if not runs or len(alike) > 1 or len(set(seeds)) < len(seeds):
         raise ValueError(

@@ -5,7 +5,6 @@ import json
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +64,7 @@ def compare_images(
         )
     groups: dict[Any, list[TrainedRun]] = {}
     for run in runs:
-        groups.setdefault(replace(run.experiment, seed=0, name=""), []).append(run)
+        groups.setdefault(run.experiment.anonymous(), []).append(run)
     kinds = {key: key.is_physical for key in groups}
     if len(set(kinds.values())) < 2:
         raise ComparisonError(

@@ -36,7 +36,7 @@ from jaxtyping import Array, Key
 from physnn.circuit import AbstractCircuit, run
 from physnn.energy import Ledger, Prices, bill, load_prices
 from physnn.energy.prices import OVERHEAD
-from physnn.export.package import circuits_of
+from physnn.export.selection import circuits_of
 from physnn.keys import stream
 from physnn.process import Process
 from physnn.units import readable, thermal_energy_J

@@ -32,7 +32,7 @@ from physnn.energy import Ledger, Modeled, Prices, bill
 from physnn.energy.events import Event, adc_event
 from physnn.energy.floor_plan import NOWHERE, Site, site_of
 from physnn.energy.prices import OVERHEAD
-from physnn.export.package import circuits_of
+from physnn.export.selection import circuits_of
 from physnn.process import Process
 
 TARGET = 1000.0

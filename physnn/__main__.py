@@ -19,6 +19,7 @@ def train(arguments: list[str]) -> int:
     The first argument is a TOML file or a run folder; every field of the experiment
     can be overridden after it.
     """
+    from train.distributed import ProcessLost, is_first, join, leave
     from train.experiment import Experiment, load_experiment
     from train.loop import train as train_experiment
 
@@ -38,6 +39,10 @@ def train(arguments: list[str]) -> int:
         experiment: Annotated[Experiment, tyro.conf.arg(name="")]
         folder: Path  # where the run is kept
         quiet: bool = False  # no progress bar
+        distributed: bool = False  # one of several processes, as the cluster says
+        coordinator: str | None = None  # HOST:PORT of process 0, without a cluster
+        processes: int | None = None  # how many there are
+        process_id: int | None = None  # which one this is, from 0
 
     loaded = load_experiment(path)
     folder = source if continues else Path("runs") / loaded.name
@@ -48,8 +53,17 @@ def train(arguments: list[str]) -> int:
         default=Train(loaded, folder),
         config=(tyro.conf.AvoidSubcommands,),
     )
-    run = train_experiment(chosen.experiment, chosen.folder, progress=not chosen.quiet)
-    print(run.folder)
+    who = (chosen.coordinator, chosen.processes, chosen.process_id)
+    if chosen.distributed or any(each is not None for each in who):
+        join(*who, patience_s=chosen.experiment.mesh.patience_s)
+    try:
+        run = train_experiment(
+            chosen.experiment, chosen.folder, progress=not chosen.quiet
+        )
+    except ProcessLost as lost:
+        leave(lost)
+    if is_first():
+        print(run.folder)
     return 0
 
 

@@ -22,6 +22,10 @@ class Bank(eqx.Module):
       `fabricate`. A source that changes in time has leading axes more.
     - `follow`: 1 for a device that holds its value, 0 for one that is stuck at its
       error. None: all follow.
+    - `shift`: what a measured chip was found to hold beside its nominal value, in
+      `unit`; None: nothing was measured.
+    - `unknown`: the share of its spread that a device still has after that, 0 to 1.
+      None: all of it.
     - `kind`: the kind of device. The `Process` must know its matching coefficient.
     - `unit`: SI unit of `value`, or what a ratio is of (`"C/C_f"`).
     - `size`: log of the drawn area over that of `n_units` smallest devices, one for the
@@ -56,6 +60,8 @@ class Bank(eqx.Module):
     low: float = eqx.field(static=True, default=-math.inf, kw_only=True)
     high: float = eqx.field(static=True, default=math.inf, kw_only=True)
     follow: Float[Array, "..."] | None = eqx.field(default=None, kw_only=True)
+    shift: Float[Array, "..."] | None = eqx.field(default=None, kw_only=True)
+    unknown: Float[Array, "..."] | None = eqx.field(default=None, kw_only=True)
     programmed: bool = eqx.field(static=True, default=True, kw_only=True)
     columns: Literal["charge", "current"] | None = eqx.field(
         static=True, default=None, kw_only=True
@@ -142,8 +148,13 @@ class Bank(eqx.Module):
         return quantize_to(value, full_scale=self.full_scale(), levels=self.units())
 
     def realized(self) -> Float[Array, "..."]:
-        """What a chip holds: the nominal value plus the frozen error of its devices."""
+        """What a chip holds: the nominal value plus what differs in its devices.
+
+        That is what was measured of it, and the frozen error of what was not.
+        """
         value = self.nominal()
+        if self.shift is not None:
+            value = value + self.shift
         if self.follow is not None:
             value = value * self.follow
         return value if self.error is None else value + self.error

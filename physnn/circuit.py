@@ -10,6 +10,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Key
 
 from physnn.energy.events import Event
+from physnn.export.logic import HashedRoms, Logic
 from physnn.export.netlist import Netlist
 from physnn.process import Process
 
@@ -74,6 +75,15 @@ class AbstractCircuit(eqx.Module, Generic[State]):
         predicts. A chip is described with its own errors. Raises `ValueError` for what
         a netlist cannot hold.
         """
+
+    def logic(self, process: Process) -> Logic | HashedRoms | None:
+        """Which part of it is bits? Tables and registers that digital tools can build.
+
+        None, unless a family has some. Of a circuit between analog ends it is what
+        lies between them.
+        """
+        del process
+        return None
 
     def stored(self) -> tuple[Float[Array, "..."], float] | None:
         """Values stored in bits and not in a `Bank`, and the full scale of one.

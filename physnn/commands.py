@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from physnn.device_commands import on_device, serve_chip
-from physnn.handoff_commands import export, verify
+from physnn.device_commands import characterize, on_device, serve_chip
+from physnn.handoff_commands import calibrate, export, verify
+from physnn.scale_commands import plan
 
 # Exit codes: 2 a wrong argument, file or state; 1 done, but what was checked failed;
 # 128 + signal when a signal stopped a run that can be continued.
@@ -344,11 +345,14 @@ COMMANDS = (
     evaluate,
     compare,
     bill,
+    plan,
     sweep,
     robustness,
     export,
     verify,
+    calibrate,
     report,
+    characterize,
     on_device,
     serve_chip,
     doctor,

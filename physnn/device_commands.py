@@ -65,3 +65,23 @@ def serve_chip(
     )
     serve(experiment, host=host, port=port, gap=gap, spice=spice)
     return 0
+
+
+def characterize(
+    pdk: str | None = None, cell: str = "all", out: Path | None = None
+) -> int:
+    """Measure the drawn cells in ngspice and keep them as a card for `export`.
+
+    Writes configs/cells/<pdk>.toml: fitted transistors with their windows and errors,
+    what each cell does, and its supply charge beside the price of our process card.
+
+    Args:
+        pdk: A PDK of configs/pdks, or the folder or library of its models; where none
+            is given PHYSNN_PDK, then a package that is installed.
+        cell: The cell to measure, or all.
+        out: The card to write, if not configs/cells/<pdk>.toml.
+    """
+    from evals.characterize.card import characterize as measure
+
+    print(measure(pdk, cell=cell, out=out))
+    return 0

@@ -10,7 +10,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Key, PyTree
 
 from physnn.circuit import AbstractCircuit
-from physnn.export.package import circuits_of
+from physnn.export.selection import circuits_of
 from physnn.keys import stream
 from physnn.process import Process
 

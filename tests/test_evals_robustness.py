@@ -63,7 +63,7 @@ def windows():
 
 def test_the_suites_here_load_and_ask_for_ten_thousand_chips():
     names = [path.stem for path in (config_folder() / "evals").glob("*.toml")]
-    assert sorted(names) == ["monte_carlo", "quick", "robustness"]
+    assert sorted(names) == ["monte_carlo", "quick", "robustness", "signoff"]
     suites = {name: load_suite(name) for name in names}
     whole = suites["robustness"]
     assert whole.worst_case is not None

@@ -18,7 +18,7 @@ from evals.waterfall import (
 )
 from physnn.energy import bill, load_prices
 from physnn.energy.events import Event
-from physnn.export.package import circuits_of
+from physnn.export.selection import circuits_of
 from physnn.process import load_process
 from tests.helpers import physical_config
 from train.baseline import TransformerConfig

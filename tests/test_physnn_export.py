@@ -22,7 +22,9 @@ from circuits.state_space import GatedRC
 from physnn.bank import Bank
 from physnn.circuit import AbstractMemorylessCircuit
 from physnn.export import tables
-from physnn.export.package import circuits_of, export, model_sha256, package_files
+from physnn.export.manifest import model_sha256
+from physnn.export.package import export, package_files
+from physnn.export.selection import circuits_of
 from physnn.export.spice import forbidden, read_values, write_bench, write_cell
 from physnn.fabricate import device_sigma, fabricate
 from tests.helpers import PROCESS
@@ -297,10 +299,10 @@ def test_one_circuit_of_each_family_is_exported():
     assert listed == set(files) - {"manifest.json"}
     sheet = files["DATASHEET.md"].decode()
     for cell in ("units0_inputs_column0", "mixer_cell_state"):
-        assert f"spice/cells/{cell}.spice" in files
+        assert f"spice/behav/{cell}.spice" in files
         assert f"`{cell}`" in sheet
     # Only what a bench needs: none of the other columns.
-    assert "spice/cells/units0_inputs_column1.spice" not in files
+    assert "spice/behav/units0_inputs_column1.spice" not in files
 
 
 def test_an_export_never_replaces_what_is_not_its_own(tmp_path):
@@ -320,18 +322,25 @@ def test_an_export_never_replaces_what_is_not_its_own(tmp_path):
 
 
 def test_a_circuit_that_cannot_be_exported_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"`\[1\]`, a Unbuildable.*nobody makes"):
-        export(
-            (column([0.5])[0], Unbuildable()), PROCESS, tmp_path / "x", provenance={}
-        )
     with pytest.raises(ValueError, match="at least one circuit"):
         export({"weights": jnp.zeros(3)}, PROCESS, tmp_path / "x", provenance={})
+    with pytest.raises(ValueError, match="nobody makes"):
+        export(Unbuildable(), PROCESS, tmp_path / "x", provenance={})
     broken = eqx.tree_at(
         lambda d: d.mixer.cell.offset.value, design(), jnp.asarray([0.0, jnp.nan])
     )
     with pytest.raises(ValueError, match="finite"):
         export(broken, PROCESS, tmp_path / "x", provenance={})
     assert not list(tmp_path.iterdir())
+    # The rest of a package is written, and says what is not in it.
+    some = (column([0.5])[0], Unbuildable())
+    folder = export(some, PROCESS, tmp_path / "x", provenance={})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (refused,) = manifest["not_represented"]
+    assert (refused["format"], refused["what"]) == ("netlist", "[1] (Unbuildable)")
+    assert "nobody makes" in refused["reason"]
+    assert "nobody makes" in (folder / "DATASHEET.md").read_text()
+    assert list(folder.glob("spice/behav/*_column0.spice"))
 
 
 def test_the_capacitor_of_a_held_sample_is_the_billed_one():

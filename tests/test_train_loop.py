@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from physnn.dynamics import Integrated, SolverConfig
-from physnn.export.package import circuits_of
+from physnn.export.selection import circuits_of
 from tests.helpers import physical_config
 from train.baseline import TransformerConfig
 from train.checkpoint import CheckpointError, Checkpoints

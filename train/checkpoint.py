@@ -1,4 +1,8 @@
-"""Checkpoints: Orbax folders that appear whole or not at all, and are checked."""
+"""Checkpoints: Orbax folders that appear whole or not at all, and are checked.
+
+They are of a run, not of its devices: what one mesh or one number of processes saved,
+any other restores.
+"""
 
 import contextlib
 import errno
@@ -10,20 +14,26 @@ import shutil
 import sys
 import tempfile
 import warnings
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding
 from jaxtyping import PyTree
+
+from train.digest import old_checksum, own_digest, whole_digest
+from train.distributed import gathered_ints, is_first, on_first
+from train.sharding import spread
 
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
 
 
+_RECENT = 8  # that many steps process 0 tells the others
 # Besides the arrays, Orbax writes what describes them.
 _MARGIN = 1 << 15
 _CHUNK = 1 << 20
@@ -37,9 +47,10 @@ class Checkpoints:
     """The checkpoints in a folder, named by step.
 
     Orbax writes beside and renames, so a checkpoint that was cut off never carries the
-    name of a whole one. A checksum of all arrays is stored with them: what Orbax reads
+    name of a whole one. A digest of all arrays is stored with them: what Orbax reads
     back without complaint but differently is found, too. Arrays only: nothing that is
-    loaded can execute code.
+    loaded can execute code. Of several processes each writes and reads what its devices
+    hold; all must call, with the folder in a file system that they share.
     """
 
     def __init__(self, folder: Path):
@@ -58,12 +69,13 @@ class Checkpoints:
         """
         arrays = _to_arrays(tree)
         path = self.folder / f"{step:09d}"
-        self._remove_unfinished()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._check_room(sum(array.nbytes for array in arrays.values()))
+            on_first(lambda: self._make_room(arrays))
             with _quiet(), _checkpointer() as orbax:
-                item = {"arrays": arrays, "checksum": _checksum(arrays)}
+                item = {
+                    "arrays": arrays,
+                    "digest": _words(whole_digest(own_digest(arrays))),
+                }
                 orbax.save(path, args=ocp.args.StandardSave(item), force=True)
         except Exception as error:  # Orbax passes on whatever its storage raises.
             self._remove_unfinished()
@@ -75,23 +87,35 @@ class Checkpoints:
                 f"The checkpoint of step {step} could not be written to {self.folder}:"
                 f" {_reason(error)}; {remains}. Make room and continue the run."
             ) from error
-        for old in self.steps()[:-KEEP]:
-            shutil.rmtree(self.folder / f"{old:09d}", ignore_errors=True)
+        if is_first():
+            self._remove_old()
 
     def restore(self, template: PyTree) -> tuple[int, PyTree] | None:
         """The newest checkpoint that is whole: its step, and `template` filled with it.
 
-        A template of shapes (`jax.eval_shape`) is enough.
-        None if there is no checkpoint. A damaged one is passed over with a warning.
+        A template of shapes (`jax.eval_shape`) is enough; what has a `NamedSharding`
+        there is put where that says. None if there is no checkpoint. A damaged one is
+        passed over with a warning.
         Raises `CheckpointError` if all of them are damaged.
         """
-        steps = self.steps()
+        # A file system may show the others only later what process 0 wrote.
+        recent = [-1] * _RECENT + self.steps()
+        found = gathered_ints(recent[-_RECENT:])[0].tolist()
+        steps = [step for step in found if step >= 0]
         for step in reversed(steps):
             with _quiet():
+                own, arrays, stored = None, {}, None
+                problem = "another process cannot read it"
                 try:
-                    return step, self._read(step, template)
+                    arrays, stored = self._read(step, template)
+                    own = own_digest(arrays)
                 except Exception as error:  # whatever damage raises in Orbax
                     problem = _reason(error)
+                digest = whole_digest(own)
+                if digest is not None and (stored is None or digest == stored):
+                    return step, _from_arrays(template, arrays)
+                if digest is not None:
+                    problem = "its digest does not match"
                 # What Orbax leaves half-done complains when it is collected.
                 gc.collect()
             warnings.warn(
@@ -107,26 +131,49 @@ class Checkpoints:
             )
         return None
 
-    def _read(self, step: int, template: PyTree) -> PyTree:
-        arrays = {
-            jtu.keystr(p): np.zeros(x.shape, x.dtype)
-            for p, x in jtu.tree_leaves_with_path(template)
+    def _read(
+        self, step: int, template: PyTree
+    ) -> tuple[dict[str, np.ndarray | jax.Array], int | None]:
+        """The arrays, and the digest stored with them; None where it was checked."""
+        wanted = {
+            jtu.keystr(p): leaf for p, leaf in jtu.tree_leaves_with_path(template)
         }
-        item = {"arrays": arrays, "checksum": np.zeros((), np.uint32)}
+        path = self.folder / f"{step:09d}"
         with _checkpointer() as orbax:
-            path = self.folder / f"{step:09d}"
-            self._check_names(set(orbax.metadata(path).item_metadata["arrays"]), arrays)
-            item = orbax.restore(path, args=ocp.args.StandardRestore(item))
-        found = {name: np.asarray(array) for name, array in item["arrays"].items()}
-        for name, array in found.items():
-            if (array.shape, array.dtype) != (arrays[name].shape, arrays[name].dtype):
-                raise CheckpointError(
-                    f"{name} has shape {array.shape} where the experiment's model has"
-                    f" {arrays[name].shape}"
+            there = orbax.metadata(path).item_metadata
+            self._check_names(set(there["arrays"]), wanted)
+            is_old = "digest" not in there
+            arrays = {
+                name: np.zeros(leaf.shape, leaf.dtype)
+                if is_old or not _is_cut(leaf)
+                else jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=leaf.sharding
                 )
-        if _checksum(found) != item["checksum"]:
+                for name, leaf in wanted.items()
+            }
+            for name, leaf in wanted.items():
+                if tuple(there["arrays"][name].shape) != leaf.shape:
+                    raise CheckpointError(
+                        f"{name} has shape {tuple(there['arrays'][name].shape)} where"
+                        f" the experiment's model has {leaf.shape}"
+                    )
+            if is_old:
+                item = {"arrays": arrays, "checksum": np.zeros((), np.uint32)}
+            else:
+                item = {"arrays": arrays, "digest": np.zeros(2, np.uint32)}
+            item = orbax.restore(path, args=ocp.args.StandardRestore(item))
+        found = item["arrays"]
+        for name, array in found.items():
+            if (array.shape, array.dtype) != (wanted[name].shape, wanted[name].dtype):
+                raise CheckpointError(
+                    f"{name} is {array.dtype}{array.shape} where the experiment's model"
+                    f" has {wanted[name].dtype}{wanted[name].shape}"
+                )
+        if not is_old:
+            return found, int(np.asarray(item["digest"], np.uint32).view(np.uint64)[0])
+        if old_checksum(found) != item["checksum"]:
             raise CheckpointError("its checksum does not match")
-        return _from_arrays(template, found)
+        return found, None
 
     def _check_names(self, found: set[str], wanted: Iterable[str]) -> None:
         """Raise `CheckpointError` if the model that was saved is built otherwise."""
@@ -136,6 +183,15 @@ class Checkpoints:
                 f"{len(different)} of its arrays, {different[0]} among them, are not"
                 " those of the experiment's model: another physnn wrote it"
             )
+
+    def _make_room(self, arrays: dict[str, np.ndarray | jax.Array]) -> None:
+        self._remove_unfinished()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_room(sum(array.nbytes for array in arrays.values()))
+
+    def _remove_old(self) -> None:
+        for old in self.steps()[:-KEEP]:
+            shutil.rmtree(self.folder / f"{old:09d}", ignore_errors=True)
 
     def _check_room(self, n_bytes: int) -> None:
         """Raise `OSError` if so many bytes do not fit on the disk.
@@ -171,28 +227,38 @@ def _checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
 
-def _to_arrays(tree: PyTree) -> dict[str, np.ndarray]:
-    """Arrays on the host by their path in `tree`, so they fit any device later."""
-    host = jax.device_get(tree)
-    return {jtu.keystr(p): np.asarray(x) for p, x in jtu.tree_leaves_with_path(host)}
+def _is_cut(leaf) -> bool:
+    """Whether an array lies on several devices."""
+    sharding = getattr(leaf, "sharding", None)
+    return isinstance(sharding, NamedSharding) and sharding.num_devices > 1
 
 
-def _from_arrays(template: PyTree, arrays: dict[str, np.ndarray]) -> PyTree:
+def _to_arrays(tree: PyTree) -> dict[str, np.ndarray | jax.Array]:
+    """Arrays by their path in `tree`, on the host unless others hold parts of them."""
+
+    def host(x):
+        elsewhere = isinstance(x, jax.Array) and not x.is_fully_addressable
+        return x if elsewhere else np.asarray(x)
+
+    return {jtu.keystr(p): host(x) for p, x in jtu.tree_leaves_with_path(tree)}
+
+
+def _from_arrays(template: PyTree, arrays: dict[str, Any]) -> PyTree:
+    # Copies: JAX may otherwise share memory that numpy owns, and reuse it.
     def fill(path, leaf):
-        del leaf
-        # A copy: JAX may otherwise share memory that numpy owns, and reuse it.
-        return jnp.array(arrays[jtu.keystr(path)])
+        array = arrays[jtu.keystr(path)]
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(array, jax.Array):
+            return jnp.copy(array)
+        if isinstance(sharding, NamedSharding):
+            return spread(array, sharding)
+        return jnp.array(array)
 
     return jtu.tree_map_with_path(fill, template)
 
 
-def _checksum(arrays: dict[str, np.ndarray]) -> np.ndarray:
-    total = 0
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        total = zlib.crc32(repr((name, array.shape, str(array.dtype))).encode(), total)
-        total = zlib.crc32(array.tobytes(), total)
-    return np.asarray(total, np.uint32)
+def _words(digest: int | None) -> np.ndarray:
+    return np.asarray([digest], np.uint64).view(np.uint32)
 
 
 def _reason(error: BaseException) -> str:

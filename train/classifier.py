@@ -16,6 +16,7 @@ from physnn.keys import stream
 from physnn.network import Chain, Residual
 from physnn.process import Process
 from physnn.straight_through import quantize
+from train.correction import Correction
 from train.model import PhysicalModel
 
 
@@ -60,6 +61,7 @@ class Classifier(eqx.Module):
     """
 
     chain: Chain
+    correction: Correction | None  # of the logits of one measured chip
     config: ClassifierConfig = eqx.field(static=True)
     vocabulary: int = eqx.field(static=True)
 
@@ -87,7 +89,7 @@ class Classifier(eqx.Module):
                 f"The last of `layers` must have one output for each of {vocabulary}"
                 f" classes, but has {width}."
             )
-        self.chain = Chain(parts)
+        self.chain, self.correction = Chain(parts), None
 
     def logits(
         self,
@@ -107,7 +109,8 @@ class Classifier(eqx.Module):
         ys = run(self.chain, patches, process=process, key=key)
         bits = self.config.converter_bits
         y = quantize(ys[-1], full_scale=1.0, bits=bits)
-        return PhysicalModel.LOGIT_RANGE * y[:, None]
+        y = PhysicalModel.LOGIT_RANGE * y[:, None]
+        return y if self.correction is None else self.correction(y)
 
     def events(self, process: Process, *, period_s: float) -> tuple[Event, ...]:
         """What one image makes happen: all its tokens, and the converters."""
@@ -121,4 +124,5 @@ class Classifier(eqx.Module):
             *(each._replace(count=tokens * each.count) for each in chain),
             Event(adc_event(bits), self.vocabulary, "head"),
             *token_events(self.vocabulary),
+            *(() if self.correction is None else self.correction.events()),
         )

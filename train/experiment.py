@@ -25,6 +25,7 @@ from train.model import PhysicalConfig
 from train.noise_aware import Distillation, NoiseAware
 from train.optimizer import OptimizerConfig
 from train.schedules import TRAINING_AMOUNTS, Schedule
+from train.sharding import MeshConfig
 from train.tasks import ImagesConfig, TaskConfig, TextConfig
 
 ModelConfig = (
@@ -65,6 +66,8 @@ class Experiment:
     frozen: str | None = None
     # Diffrax under every dynamic circuit, in training and after; None: its fast path.
     solver: SolverConfig | None = None
+    # The devices it runs on: the same run but for rounding, so a run may change them.
+    mesh: MeshConfig = field(default_factory=MeshConfig)
 
     def __post_init__(self):
         for name in (
@@ -102,6 +105,13 @@ class Experiment:
         if self.seed < 0:
             raise ValueError(
                 f"Argument `seed` must not be negative, but is {self.seed}."
+            )
+        self.mesh.check_batch(self.batch)
+        alone = self.hardware is not None or isinstance(self.model, CountsConfig)
+        if alone and not self.mesh.is_one_device:
+            raise ValueError(
+                "Argument `mesh` must be left out of an experiment with hardware in the"
+                " loop, and of a model that is counted: both run on one device."
             )
         if self.batch % max(self.chips, 1):
             raise ValueError(
@@ -169,6 +179,10 @@ class Experiment:
         """Whether a device computes forward in training."""
         return self.hardware is not None and self.hardware.training != "in_silico"
 
+    def anonymous(self) -> "Experiment":
+        """Without name, seed and mesh: equal for the runs of one row of a table."""
+        return dataclasses.replace(self, name="", seed=0, mesh=MeshConfig())
+
     @property
     def tokens_per_step(self) -> int:
         return self.batch * self.task.context
@@ -202,8 +216,13 @@ def save_experiment(experiment: Experiment, path: str | Path) -> None:
     """Write an experiment as TOML: beside first, then renamed into place."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(_toml(to_table(experiment)), "utf-8")
+    beside.write_text(to_text(experiment), "utf-8")
     beside.replace(path)
+
+
+def to_text(experiment: Experiment) -> str:
+    """The TOML of an experiment."""
+    return _toml(to_table(experiment))
 
 
 def from_table(table: dict[str, Any]) -> Experiment:

@@ -12,20 +12,32 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from physnn.dynamics import integrated
 from physnn.keys import stream
 from physnn.process import Process, load_process
+from train.calibrated import is_calibrated, read_calibrated
 from train.checkpoint import Checkpoints
 from train.counts import CountedModel, CountsConfig
-from train.experiment import Experiment
+from train.distributed import (
+    StopTogether,
+    Watch,
+    check_alike,
+    is_first,
+    local,
+    on_first,
+    one_sentence,
+)
+from train.experiment import Experiment, to_text
 from train.hardware import plain_errors
 from train.metrics import MetricsFile, read_metrics
 from train.objective import TrainState, make_score, make_update, split
 from train.progress import TrainProgress
 from train.run_folder import RunFolderError, lock, open_run_folder, read_run_folder
 from train.schedules import schedule_of
+from train.sharding import built_on_host, shardings_of, spread, spread_batch
 from train.stopping import Interrupted, StopSignals
 from train.surroundings import surroundings_of
 from train.tasks.text import Text
@@ -67,49 +79,73 @@ def train(
     of the data), `metrics.jsonl` and `checkpoints/`. A run that was stopped in whatever
     way and continued ends with the same weights, bit for bit, as one that was not. A
     counted model has nothing to train: its text is counted, and no checkpoint written.
+    On another mesh, or in other processes (`train.distributed.join`; all call this,
+    with a folder they share), it is the same run but for rounding; process 0 writes.
 
     Raises `Interrupted` when SIGINT or SIGTERM stopped the run and it was saved, and
     one sentence as `DataError`, `RunFolderError`, `CheckpointError` or
-    `TrainingDiverged`.
+    `TrainingDiverged`, or `OtherProcess`.
     """
     folder = Path(folder)
-    task = experiment.task.build()
+    mesh = experiment.mesh.build(batch=experiment.batch)
+    # Prepared by one process first: the others may share its cache.
+    task = on_first(experiment.task.build) or experiment.task.build()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(lock(folder))
+        stack.enter_context(one_sentence())
+        if is_calibrated(folder):
+            raise RunFolderError(
+                f"The run in {folder} must be a design to be trained, but is of one"
+                " measured chip: continue the run it was made from."
+            )
+        on_first(lambda: stack.enter_context(lock(folder)))
         stop = stack.enter_context(StopSignals())
         teacher, taught_by = _teacher(experiment, vocabulary=task.vocabulary)
-        open_run_folder(folder, experiment, task=task, resume=resume, teacher=taught_by)
+        opened = {"task": task, "resume": resume, "teacher": taught_by}
+        on_first(lambda: open_run_folder(folder, experiment, **opened))
+        check_alike(
+            experiment=to_text(experiment), text=task.digest, teacher=taught_by or ""
+        )
         process = load_process(experiment.process)
         if isinstance(experiment.model, CountsConfig):
             return _count(experiment, folder, task=task, process=process)
-        held, static = begin(experiment, vocabulary=task.vocabulary, process=process)
+        with built_on_host():
+            held, static = begin(
+                experiment, vocabulary=task.vocabulary, process=process
+            )
+        model = eqx.combine(held.state.trained, held.fixed, static)
+        surroundings = surroundings_of(experiment, model, process)
         checkpoints = Checkpoints(folder / "checkpoints")
+        held = spread(held, shardings_of(held, mesh))
         _, held = checkpoints.restore(held) or (0, held)
-        state, fixed, best = held
+        state, fixed, best = held.state, local(held.fixed), held.best_bits_per_byte
         done, best = int(state.step), float(best)
         rest = eqx.combine(fixed, static)
 
         device = experiment.hardware and experiment.hardware.device.build()
-        model = eqx.combine(state.trained, rest)
         asked = {
             "experiment": experiment,
             "process": process,
+            "mesh": mesh,
             "device": device,
-            "surroundings": surroundings_of(experiment, model, process),
+            "surroundings": surroundings,
         }
         update = make_update(rest, **asked, teacher=teacher)
         score = make_score(rest, **asked)
         stack.enter_context(plain_errors(device))
-        metrics = stack.enter_context(MetricsFile(folder / "metrics.jsonl", step=done))
+        metrics = stack.enter_context(
+            MetricsFile(folder / "metrics.jsonl", step=done, enabled=is_first())
+        )
         began = time.monotonic() - metrics.last.get("seconds", 0.0)
         show = TrainProgress(
             experiment.name,
             steps=experiment.steps,
             step=done,
             tokens_per_step=experiment.tokens_per_step,
-            enabled=progress,
+            enabled=progress and is_first(),
         )
         stack.enter_context(show)
+        together = StopTogether(mesh)
+        watch = stack.enter_context(Watch(experiment.mesh.patience_s))
 
         def record(step: int, measured) -> None:
             bits_per_byte = float(measured.bits_per_byte)
@@ -128,11 +164,12 @@ def train(
                 line["energy_J"] = float(measured.energy_J)
             metrics.write(line)
             show.update(step, bits_per_byte)
+            watch.alive()
 
         pending = None
         for step in range(done + 1, experiment.steps + 1):
             tokens = task.batch(step - 1, seed=experiment.seed, batch=experiment.batch)
-            state, measured = update(state, tokens)
+            state, measured = update(state, spread_batch(tokens, mesh))
             # The result of the step before is fetched while this one computes.
             if pending is not None:
                 record(*pending)
@@ -140,13 +177,17 @@ def train(
             last = step == experiment.steps
             evaluate = last or step % experiment.evaluate_every == 0
             save = last or step % experiment.checkpoint_every == 0
-            if not (evaluate or save or stop.received):
+            # Asked once: a signal after this line is for the next step.
+            stopped_by = together.heard(stop.received)
+            if not (evaluate or save or stopped_by):
                 continue
 
             record(*pending)
             pending = None
             if evaluate:
-                bits_per_byte = validate(score, state.trained, task, experiment)
+                bits_per_byte = validate(
+                    score, state.trained, task, experiment, mesh=mesh
+                )
                 best = min(best, bits_per_byte)
                 metrics.write(
                     {
@@ -157,12 +198,11 @@ def train(
                     }
                 )
                 show.validation(bits_per_byte)
-            # Asked once: a signal after this line is for the next step.
-            stopped_by = stop.received
             if save or stopped_by:
                 # A checkpoint promises that the metrics up to its step are there.
                 metrics.flush()
                 checkpoints.save(step, Held(state, fixed, jnp.asarray(best)))
+                watch.alive()
             if stopped_by and not last:
                 raise Interrupted(stopped_by, step=step, folder=folder)
         model = eqx.combine(state.trained, rest)
@@ -189,7 +229,7 @@ def load_run(folder: str | Path) -> TrainedRun:
             f"The run in {folder} must have a checkpoint, but has none yet: train it."
         )
     step, (state, fixed, best) = restored
-    model = eqx.combine(state.trained, fixed, static)
+    model = read_calibrated(folder, eqx.combine(state.trained, fixed, static))
     return TrainedRun(folder, experiment, model, process, step, float(best))
 
 
@@ -230,15 +270,19 @@ def _teacher(experiment: Experiment, *, vocabulary: int) -> tuple[Any, str | Non
     return run.model, digest.hexdigest()
 
 
-def validate(score, trained, task, experiment: Experiment) -> float:
+def validate(
+    score, trained, task, experiment: Experiment, *, mesh: Mesh | None = None
+) -> float:
     """Bits per byte on the validation windows: noise on, the same draws each time."""
+    mesh = mesh or experiment.mesh.build(batch=experiment.batch)
     key = stream(jr.key(experiment.seed), "validation")
     total, count = 0.0, 0
     windows = task.windows(
         "validation", batch=experiment.batch, limit=experiment.evaluation_windows
     )
     for i, (tokens, scored) in enumerate(windows):
-        total += float(score(trained, tokens, scored, jr.fold_in(key, i)))
+        seen = spread_batch((tokens, scored), mesh)
+        total += float(score(trained, *seen, jr.fold_in(key, i)))
         count += int(scored.sum())
     # Rounded as a checkpoint holds it.
     return float(np.float32(total / count))

@@ -18,13 +18,18 @@ class MetricsFile:
     disk. Raises `RunFolderError` when they cannot be written.
     """
 
-    def __init__(self, path: Path, *, step: int):
-        """Keep the lines up to `step`, and append after them."""
-        self.path = path
+    def __init__(self, path: Path, *, step: int, enabled: bool = True):
+        """Keep the lines up to `step`, and append after them.
+
+        Not `enabled` in a process whose metrics another one writes.
+        """
+        self.path, self._enabled = path, enabled
         kept = [line for line in read_metrics(path) if line["step"] <= step]
         self.last: dict[str, Any] = kept[-1] if kept else {}
         self._pending: list[str] = []
         self._flushed = time.monotonic()
+        if not enabled:
+            return
         beside = path.with_name(f".{path.name}.tmp")
         with self._one_sentence():
             beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -47,6 +52,8 @@ class MetricsFile:
     def flush(self) -> None:
         """Hand the lines to the system: before a checkpoint that relies on them."""
         lines, self._pending = "".join(self._pending), []
+        if not self._enabled:
+            return
         with self._one_sentence(), open(self.path, "a") as file:
             file.write(lines)
         self._flushed = time.monotonic()

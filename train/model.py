@@ -6,6 +6,7 @@ from typing import Literal
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from circuits.blocks import BlockConfig
@@ -19,6 +20,7 @@ from physnn.energy.events import Event, adc_event, token_events
 from physnn.keys import stream
 from physnn.process import Process
 from physnn.straight_through import quantize, quantize_learned
+from train.correction import Correction
 from train.stack import Stack, byte_lines
 
 
@@ -79,6 +81,7 @@ class PhysicalModel(eqx.Module):
     # Logs of the learned ranges of DACs and ADCs [full scale]; None: they are 1.
     input_range: Float[Array, ""] | None
     output_range: Float[Array, ""] | None
+    correction: Correction | None  # of the digitized logits of one measured chip
     config: PhysicalConfig = eqx.field(static=True)
     vocabulary: int = eqx.field(static=True)
 
@@ -115,7 +118,7 @@ class PhysicalModel(eqx.Module):
         self.dac = Dac(c.width, **own) if in_circuits else None
         self.input_range = jnp.zeros(()) if c.learned_ranges else None
         self.output_range = jnp.zeros(()) if c.learned_ranges else None
-        self.readout = None
+        self.readout = self.correction = None
         if c.sampler == "winner_take_all":
             self.readout = WinnerTakeAll(
                 vocabulary, process=process, nats=self.LOGIT_RANGE
@@ -149,7 +152,8 @@ class PhysicalModel(eqx.Module):
             y = _convert(y, self.output_range, bits=bits)
         else:
             y = self.readout.apply(y, process=process, key=stream(key, "readout"))
-        return state, self.LOGIT_RANGE * y
+        y = self.LOGIT_RANGE * y
+        return state, y if self.correction is None else self.correction(y)
 
     def draw(
         self,
@@ -200,6 +204,8 @@ class PhysicalModel(eqx.Module):
             events.append(Event("dac_conversion", c.width, "embedding"))
         if self.readout is None:
             events.append(Event(adc_event(c.converter_bits), self.vocabulary, "head"))
+        if self.correction is not None:
+            events += self.correction.events()
         for name in ("agc", "head", "dac", "readout"):
             circuit = getattr(self, name)
             if circuit is None:
@@ -209,6 +215,14 @@ class PhysicalModel(eqx.Module):
                 for event in circuit.events(process, period_s=period_s)
             ]
         return tuple(events)
+
+
+def embedded(
+    model: PhysicalModel, tokens: Int[np.ndarray, " time"]
+) -> Float[Array, "time width"]:
+    """What the converters of a model give for tokens: the start of its stream."""
+    bits = model.config.converter_bits
+    return _convert(model.embedding, model.input_range, bits=bits)[jnp.asarray(tokens)]
 
 
 def _convert(x, log_range, *, bits: int):

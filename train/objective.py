@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Integer, Key, PyTree, UInt32
 
 from circuits.lookup import exploring
@@ -22,6 +23,7 @@ from train.experiment import Experiment
 from train.hardware import in_the_loop
 from train.noise_aware import clip_channels, distilled_bits, sharpest
 from train.schedules import schedule_of
+from train.sharding import everywhere, gathered, kept
 from train.surroundings import ChipOf, Surroundings, nominal, nominal_chip
 
 # Anything with `.logits(tokens, process=, key=)`.
@@ -140,16 +142,19 @@ def make_update(
     *,
     experiment: Experiment,
     process: Process,
+    mesh: Mesh | None = None,
     surroundings: Surroundings | None = None,
     teacher: Model | None = None,
     device: Device | None = None,
 ) -> jax.stages.Wrapped:
     """The jitted update `(state, tokens) -> (state, measured)` of one batch.
 
-    It reuses the buffers of the state it is given. `surroundings`: of
-    `surroundings_of`, for an experiment that asks for some; `teacher`: the digital
-    model of `experiment.distillation`; `device`: what `experiment.hardware` builds.
+    It reuses the buffers of the state it is given. `mesh`: what `experiment.mesh`
+    builds, over which the state is kept cut; `surroundings`: of `surroundings_of`, for
+    an experiment that asks for some; `teacher`: the digital model of
+    `experiment.distillation`; `device`: what `experiment.hardware` builds.
     """
+    mesh = mesh or experiment.mesh.build(batch=experiment.batch)
     steps, schedules = experiment.steps, experiment.schedules
     multiple = lambda amount: schedule_of(schedules, amount, steps=steps)
     surroundings = surroundings or nominal(experiment)
@@ -165,7 +170,7 @@ def make_update(
         return amount if change is None else amount * change(step)
 
     def loss(trained, tokens, key, step):
-        model = exploring(eqx.combine(trained, rest))
+        model = exploring(eqx.combine(gathered(trained, mesh), rest))
         energy_J = jnp.zeros(())
         if prices:
             energy_J = billed_J(model, prices, process=process)
@@ -213,7 +218,7 @@ def make_update(
         if noise.clip_sigma < math.inf:
             trained = clip_channels(trained, noise.clip_sigma)
         following = TrainState(trained, optimizer_state, state.step + 1, state.key)
-        return following, measured
+        return kept(following, mesh), everywhere(measured, mesh)
 
     return update
 
@@ -223,6 +228,7 @@ def make_score(
     *,
     experiment: Experiment,
     process: Process,
+    mesh: Mesh | None = None,
     surroundings: Surroundings | None = None,
     device: Device | None = None,
 ) -> jax.stages.Wrapped:
@@ -232,6 +238,7 @@ def make_score(
     in the loop is scored on it.
     """
     chip_of = (surroundings or nominal(experiment)).chip_of()
+    mesh = mesh or experiment.mesh.build(batch=experiment.batch)
 
     @jax.jit
     def score(
@@ -240,12 +247,13 @@ def make_score(
         scored: Bool[Array, "batch targets"],
         key: Key[Array, ""],
     ):
-        model, chips = eqx.combine(trained, rest), experiment.chips
+        model = eqx.combine(gathered(trained, mesh), rest)
+        chips = experiment.chips
         if experiment.in_the_loop:
             model, chips = in_the_loop(model, experiment.hardware, device), 0
         each = bits_on_chips(
             model, tokens, chips=chips, process=process, key=key, chip_of=chip_of
         )
-        return jnp.sum(jnp.where(scored, each, 0.0))
+        return everywhere(jnp.sum(jnp.where(scored, each, 0.0)), mesh)
 
     return score

@@ -1,6 +1,7 @@
 """The run folder: what is in it besides checkpoints and metrics."""
 
 import contextlib
+import dataclasses
 import fcntl
 import importlib.metadata
 import json
@@ -54,6 +55,7 @@ def open_run_folder(
 ) -> None:
     """Begin a run in an empty folder, or check that the run there is this one.
 
+    On another mesh it is the same run.
     Raises `RunFolderError` if the folder holds something else, a run of another
     experiment, of other data or of another schema, or any run when not `resume`.
     `teacher`: digest of the model that is distilled from.
@@ -65,7 +67,8 @@ def open_run_folder(
                 f"The folder {folder} must be empty to start a new run, but holds one:"
                 " continue that run or give another folder."
             )
-        changed = _differences(to_table(found), to_table(experiment))
+        anywhere = dataclasses.replace(experiment, mesh=found.mesh)
+        changed = _differences(to_table(found), to_table(anywhere))
         if changed:
             raise RunFolderError(
                 f"The run in {folder} must be continued with its own experiment, but"

@@ -75,7 +75,7 @@ def programmed(circuit: AbstractCircuit) -> dict[str, Array]:
     values = eqx.filter(circuit, eqx.is_inexact_array)
     paths = jtu.tree_leaves_with_path(values)
     # A frozen error is a chip's own, never something that is written to it.
-    own = (".error", ".follow")
+    own = (".error", ".follow", ".shift", ".unknown")
     return {
         jtu.keystr(path): leaf
         for path, leaf in paths

@@ -11,11 +11,13 @@ from jaxtyping import Array
 from circuits.blocks.base import Site, events_of, netlists_of
 from circuits.lookup import LookupLayer, lookup_layer
 from circuits.lookup_encoders import Thermometer, thermometer
+from circuits.lookup_logic import on_bits, reading_logic
 from circuits.lookup_state import LookupState, lookup_state
 from circuits.mac import ChargeMac
 from circuits.parts import AutomaticGain, DelayLine, positive
 from physnn.circuit import AbstractCircuit
 from physnn.export.compose import compose, signals
+from physnn.export.logic import Logic
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
 from physnn.process import Process
@@ -130,13 +132,18 @@ class LookupMixer(AbstractCircuit[tuple[Array, Array]]):
         )
         x = self.inputs.apply(x, process=process, key=stream(key, "inputs"))
         x = self.comparators.apply(x, process=process, key=stream(key, "comparators"))
+        bits, x = self._bits(verb, bits, x, process=process, key=key)
+        y = self.output.apply(x, process=process, key=stream(key, "output"))
+        return (held, bits), y
+
+    def _bits(self, verb, bits, x, *, process, key):
+        """What lies between the comparators and the output column."""
         bits, s = getattr(self.state, verb)(
             bits, x, process=process, key=stream(key, "state")
         )
         x = jnp.concatenate([s, x], axis=-1)
         x = self.tables.apply(x, process=process, key=stream(key, "tables"))
-        y = self.output.apply(x, process=process, key=stream(key, "output"))
-        return (held, bits), y
+        return bits, x
 
     def step(self, state, x, *, process, key):
         return self._run("step", state, x, process=process, key=key)
@@ -164,6 +171,15 @@ class LookupMixer(AbstractCircuit[tuple[Array, Array]]):
         }
         parts = netlists_of(self, process, name, wires)
         return compose(name, self.n_in, self.n_out, parts)
+
+    def logic(self, process) -> Logic:
+        def bits_after(mixer, xs, *, process, key):
+            start = mixer.state.init_state(xs.shape[1:-1])
+            return mixer._bits("scan", start, xs, process=process, key=key)[1]
+
+        model = on_bits(bits_after, self, process=process)
+        state, tables = (part.logic(process) for part in (self.state, self.tables))
+        return reading_logic(state, tables, model)
 
 
 def enable_thresholds(n: int, longest: float, rms: float) -> Array:

@@ -7,7 +7,17 @@ silent in one of them is a failed check.
 from collections.abc import Collection
 from pathlib import Path
 
-from evals.verify import behavior
+from evals.verify import (
+    behavior,
+    columns,
+    corners,
+    digital,
+    languages,
+    network,
+    rings,
+    roundtrip,
+    transistors,
+)
 from evals.verify.check import CLASSES, Check, Trace, Verification, compared
 from evals.verify.jobs import Job, Options, TIMEOUT_s, run_jobs
 from evals.verify.package import Package, open_package
@@ -24,7 +34,17 @@ __all__ = [
 ]
 
 # Each has `jobs(package, options)`.
-MODULES = (behavior,)
+MODULES = (
+    behavior,
+    languages,
+    digital,
+    network,
+    transistors,
+    rings,
+    columns,
+    corners,
+    roundtrip,
+)
 
 
 def verify(
@@ -34,6 +54,7 @@ def verify(
     slow: bool = False,
     pdk: Path | None = None,
     liberty: Path | None = None,
+    run: Path | None = None,
     timeout_s: float = TIMEOUT_s,
     n_workers: int | None = None,
 ) -> Verification:
@@ -55,7 +76,7 @@ def verify(
                 f" T4, but is {gate!r}."
             )
     package, hashes = open_package(folder)
-    options = Options(timeout_s=timeout_s, slow=slow, pdk=pdk, liberty=liberty)
+    options = Options(timeout_s=timeout_s, slow=slow, pdk=pdk, liberty=liberty, run=run)
     checks, found = [hashes], []
     for module in MODULES:
         try:

@@ -21,13 +21,15 @@ class Options:
     """What a verification was asked.
 
     `pdk` is where transistor models lie, if anywhere but where they are looked for;
-    `liberty` the standard cells that logic is mapped to, if not the package's own.
+    `liberty` the standard cells that logic is mapped to, if not the package's own;
+    `run` the folder that the package was exported from, for gates that need its text.
     """
 
     timeout_s: float = TIMEOUT_s  # of every run of a simulator
     slow: bool = False  # also the jobs that take more than a few seconds
     pdk: Path | None = None
     liberty: Path | None = None
+    run: Path | None = None
 
 
 @dataclass(frozen=True)

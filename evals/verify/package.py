@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from evals.verify.check import Check
-from physnn.export.package import FORMAT, MANIFEST, SCHEMA_VERSION
+from physnn.export.manifest import FORMAT, MANIFEST, SCHEMA_VERSION
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ GROUND = "0"
 
 # Neutral kinds of transistors; a PDK (`physnn.pdk`) says which device each one is.
 TRANSISTORS = ("nmos", "pmos", "nmos_lvt", "pmos_lvt")
+# All that is drawn in a process: also a metal capacitor, plates a and b.
+DRAWN = (*TRANSISTORS, "mim")
 
 # kind: (number of nets, SI parameters, whether it has a law)
 KINDS = MappingProxyType(
@@ -22,15 +24,18 @@ KINDS = MappingProxyType(
         "resistor": (2, ("resistance_ohm",), False),
         # a, b, control+, control-: closed while the control is above the threshold
         "switch": (4, ("on_ohm", "off_ohm", "threshold_V"), False),
+        # from, to, in+, in-: a current of transconductance_S·v(in) flows from -> to
+        "transconductance": (4, ("transconductance_S",), False),
         # out+, out-, in+, in-, reference: each output is reference ± gain·v(in)/2,
         # limited to ± limit_V, with one pole: gain 1 at 1/(2π·unity_s)
         "amplifier": (5, ("gain", "limit_V", "unity_s"), False),
-        # drain, gate, source, bulk; `multiple` identical units of this width and length,
+        # drain, gate, source, bulk; `multiple` identical units of a width and length,
         # so that ratios and mismatch are those of units drawn side by side
         **{
             kind: (4, ("width_m", "length_m", "multiple"), False)
             for kind in TRANSISTORS
         },
+        "mim": (2, ("width_m", "length_m", "multiple"), False),
         # a, b: the law is v(a, b) [V]
         "voltage": (2, (), True),
         # a, b: the law is the current that flows from a through the device to b [A]

@@ -1,111 +1,68 @@
 """Package: everything a tape-out team receives, in one folder that proves itself."""
 
-import dataclasses
-import hashlib
 import json
-import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.tree_util as jtu
-import numpy as np
-
 from physnn.bank import Bank
-from physnn.circuit import AbstractCircuit
-from physnn.export import tables
+from physnn.export import (
+    cace,
+    calibration_schema,
+    conditions,
+    constraints,
+    digital,
+    drawn,
+    real_number,
+    tables,
+    top,
+    verilog_a,
+)
 from physnn.export.datasheet import datasheet
-from physnn.export.netlist import Bench, Netlist, cell_name
+from physnn.export.manifest import FORMAT, MANIFEST, REPORTS, listed, manifest
+from physnn.export.netlist import Bench, Netlist
+from physnn.export.selection import Exported, Refusal, circuits_of, exported_circuits
 from physnn.export.spice import BEHAV, SPICEINIT, write_bench, write_cell
 from physnn.process import Process
 
-FORMAT, SCHEMA_VERSION = "physnn-export", 1
-MANIFEST = "manifest.json"
-NOT_VERIFIED = (
-    "Cells are behavioral: ideal switches and amplifiers, no transistor or parasitic.",
-    "One circuit of every family is simulated; the others differ in their values only.",
-    "How the circuits are wired into the network, its clocks and its converters.",
-    "Noise, mismatch, corners, supply and temperature: they are not in the decks.",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Exported:
-    """A circuit of the design, and the cells of it that the package holds."""
-
-    path: str
-    circuit: AbstractCircuit
-    cells: tuple[Netlist, ...]  # in the order in which they are used
-    benches: tuple[tuple[Netlist, Bench], ...]
-
-
-def circuits_of(node, path: str = "") -> Iterator[tuple[str, AbstractCircuit]]:
-    """Every circuit of a design by path, the whole before its parts."""
-    if isinstance(node, AbstractCircuit):
-        yield path, node
-    if isinstance(node, tuple | list):
-        for i, part in enumerate(node):
-            yield from circuits_of(part, f"{path}[{i}]")
-    elif isinstance(node, dict):
-        for key, part in node.items():
-            yield from circuits_of(part, f"{path}[{key!r}]")
-    elif dataclasses.is_dataclass(node) and not isinstance(node, type):
-        for field in dataclasses.fields(node):
-            below = f"{path}.{field.name}" if path else field.name
-            yield from circuits_of(getattr(node, field.name, None), below)
-
-
-def exported_circuits(design, process: Process) -> list[Exported]:
-    """The first circuit of every family: those that are not made of other circuits.
-
-    Raises `ValueError` that names the circuit which has no netlist, and why.
-    """
-    seen: set[type] = set()
-    found = []
-    for path, circuit in circuits_of(design):
-        made_of = sum(1 for _ in circuits_of(circuit)) - 1
-        if made_of or type(circuit) in seen:
-            continue
-        seen.add(type(circuit))
-        try:
-            netlist = circuit.netlist(process, name=cell_name(path or "design"))
-        except ValueError as error:
-            raise ValueError(
-                f"Circuit `{path or 'design'}`, a {type(circuit).__name__}, cannot be"
-                f" exported: {error}"
-            ) from error
-        every = list(netlist.cells())
-        benches = [(cell, bench) for cell in every for bench in cell.benches]
-        if benches:
-            used = {part.name for cell, _ in benches for part in cell.cells()}
-            every = [cell for cell in every if cell.name in used]
-        found.append(Exported(path, circuit, tuple(every), tuple(benches)))
-    if not found:
-        raise ValueError(
-            f"A design must hold at least one circuit to be exported, but the"
-            f" {type(design).__name__} has none."
-        )
-    return found
+Files = dict[str, bytes]
 
 
 def export(
-    design, process: Process, out: str | Path, *, provenance: Mapping[str, Any]
+    design,
+    process: Process,
+    out: str | Path,
+    *,
+    provenance: Mapping[str, Any],
+    realized: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
+    network: top.Network | None = None,
 ) -> Path:
     """Write the hand-off package of a design (or of one fabricated chip) to `out`.
 
-    `provenance` says where the design is from: commit, seeds, data; it must be JSON.
+    `provenance` says where the design is from: commit, seeds, data; `realized` what
+    the network scores with the values that are exported; `card` holds the drawn cells
+    of a PDK (`configs/cells`), which are added where they are given. All must be JSON.
+    `network` is the design on a text, simulated as a whole.
     An older export at `out` is replaced, once the new one is complete. Exporting again
     gives the same bytes.
 
-    Raises `ValueError` for a circuit that has no netlist, values that are not finite,
-    and an `out` that holds anything but an export.
+    What a format cannot represent is left out of it and named in the manifest. Raises
+    `ValueError` for a design without any netlist, values that are not finite, names
+    that collide, and an `out` that holds anything but an export.
     """
     out = Path(out)
     _check_replaceable(out)
-    files = package_files(design, process, provenance=provenance)
+    files = package_files(
+        design,
+        process,
+        provenance=provenance,
+        realized=realized,
+        card=card,
+        network=network,
+    )
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     old = out.with_name(f".{out.name}.old-{os.getpid()}")
     try:
@@ -128,11 +85,61 @@ def export(
 
 
 def package_files(
-    design, process: Process, *, provenance: Mapping[str, Any]
-) -> dict[str, bytes]:
+    design,
+    process: Process,
+    *,
+    provenance: Mapping[str, Any],
+    realized: Mapping[str, Any] | None = None,
+    card: Mapping[str, Any] | None = None,
+    network: top.Network | None = None,
+) -> Files:
     """The files of a package by their path in it; `export` says what is raised."""
-    circuits = exported_circuits(design, process)
-    parameters, files = _parameters(design, process, circuits)
+    circuits, refused = exported_circuits(design, process)
+    cells = [cell for exported in circuits for cell in exported.cells]
+    benches = [bench for exported in circuits for bench in exported.benches]
+    summaries, files = _parameters(design, process, circuits)
+    files |= _spice(circuits)
+    for found, not_held in (
+        verilog_a.files(cells, process),
+        real_number.files(benches),
+    ):
+        files |= found
+        refused += not_held
+    if card is not None:
+        files |= drawn.files(design, card, files)
+    files |= _or_refused("logic", lambda: digital.files(design, process), refused)
+    if network is not None:
+        files |= _or_refused("network", lambda: top.files(network, process), refused)
+    logic = json.loads(files[digital.INDEX]) if digital.INDEX in files else None
+    files |= constraints.files(cells, process, digital=logic, period_s=_token_s(design))
+    files |= cace.files(benches, process)
+    head = manifest(
+        design,
+        process,
+        provenance=provenance,
+        circuits=circuits,
+        refused=refused,
+        realized=realized,
+    )
+    files["DATASHEET.md"] = datasheet(
+        process, circuits, head, summaries, sorted(files)
+    ).encode()
+    head["files"] = listed(files)
+    return files | {MANIFEST: tables.to_json(head)}
+
+
+def _or_refused(form: str, write: Callable[[], Files], refused: list[Refusal]) -> Files:
+    """The files of a format, or none and its reason: the rest is written still."""
+    try:
+        return write()
+    except ValueError as error:
+        refused.append(Refusal(form, "design", str(error)))
+        return {}
+
+
+def _spice(circuits: list[Exported]) -> Files:
+    """Behavioral cells, their benches, and what the benches should print."""
+    files: Files = {}
     expected = []
     for exported in circuits:
         for cell in exported.cells:
@@ -143,34 +150,17 @@ def package_files(
             expected.append(_expectations(exported, cell, bench, deck))
     files["spice/tb/expected.json"] = tables.to_json({"benches": expected})
     files["spice/spiceinit"] = SPICEINIT.encode()
-    manifest = _manifest(design, process, provenance, circuits)
-    files["DATASHEET.md"] = datasheet(process, circuits, manifest, parameters).encode()
-    manifest["files"] = [
-        {
-            "path": name,
-            "sha256": hashlib.sha256(files[name]).hexdigest(),
-            "bytes": len(files[name]),
-            "role": _role(name),
-        }
-        for name in sorted(files)
-    ]
-    return files | {MANIFEST: tables.to_json(manifest)}
+    return files
 
 
-def model_sha256(design) -> str:
-    """A hash of every array of a design: path, type, shape and bytes."""
-    digest = hashlib.sha256()
-    for path, leaf in jtu.tree_flatten_with_path(design)[0]:
-        if hasattr(leaf, "dtype"):
-            array = np.ascontiguousarray(leaf)
-            digest.update(
-                f"{jtu.keystr(path)} {array.dtype.str} {array.shape}".encode()
-            )
-            digest.update(array.tobytes())
-    return digest.hexdigest()
+def _token_s(design) -> float | None:
+    """How long a token lasts, if a circuit says so [s]."""
+    periods = (getattr(circuit, "period_s", None) for _, circuit in circuits_of(design))
+    return next((period for period in periods if isinstance(period, float)), None)
 
 
-def _parameters(design, process, circuits) -> tuple[dict, dict[str, bytes]]:
+def _parameters(design, process: Process, circuits: list[Exported]):
+    """Summaries of all arrays by path, and the files of `params` and `calib`."""
     rows, nested, files = [], {}, {}
     leaves = tables.leaves(design)
     banks = {path: leaf for path, leaf in leaves if isinstance(leaf, Bank)}
@@ -178,20 +168,43 @@ def _parameters(design, process, circuits) -> tuple[dict, dict[str, bytes]]:
     columns = dict(zip(banks, columns, strict=True))
     for path, leaf in leaves:
         if path in banks:
-            part, summary, arrays = tables.bank_tables(path, leaf, columns[path])
+            part, summary, arrays = tables.bank_tables(
+                path, leaf, columns[path], process
+            )
         else:
             part, summary, arrays = tables.array_tables(path, leaf)
         rows += part
         nested[path] = summary
-        files |= {
-            f"params/{name}": tables.to_npy(array) for name, array in arrays.items()
-        }
+        for name, array in arrays.items():
+            if f"params/{name}" in files:
+                raise ValueError(
+                    "Arrays must keep different names when they are folded to lower"
+                    f" case, but {path} and another are both {name}: rename one."
+                )
+            files[f"params/{name}"] = tables.to_npy(array)
+    trained = list(rows)
     for exported in circuits:
         for cell in exported.cells:
-            rows += tables.netlist_rows(exported.path, cell)
+            rows += tables.netlist_rows(exported.path, cell, process)
+    families = {
+        type(exported.circuit): tuple(cell.name for cell in exported.cells)
+        for exported in circuits
+    }
+    cells = {
+        path: families[type(circuit)]
+        for path, circuit in circuits_of(design)
+        if type(circuit) in families
+    }
     table = {"units": "SI", "parameters": nested}
-    head = {"params/parameters.csv": tables.to_csv(rows)}
-    return nested, head | {"params/parameters.json": tables.to_json(table)} | files
+    return nested, (
+        {
+            "params/parameters.csv": tables.to_csv(rows),
+            "params/parameters.json": tables.to_json(table),
+        }
+        | files
+        | conditions.files(banks, nested, process, cells)
+        | calibration_schema.files(trained, process)
+    )
 
 
 def _expectations(exported: Exported, cell: Netlist, bench: Bench, deck: str) -> dict:
@@ -216,56 +229,6 @@ def _expectations(exported: Exported, cell: Netlist, bench: Bench, deck: str) ->
     }
 
 
-def _manifest(design, process: Process, provenance, circuits) -> dict[str, Any]:
-    try:
-        generator = version("physnn")
-    except PackageNotFoundError:
-        generator = "not installed"
-    values = {
-        name: value
-        for name, value in vars(process).items()
-        # A limit that is infinite is none.
-        if name != "sources"
-        and (
-            isinstance(value, dict)
-            or (isinstance(value, int | float) and math.isfinite(value))
-        )
-    }
-    return {
-        "format": FORMAT,
-        "schema_version": SCHEMA_VERSION,
-        "generator": {"name": "physnn", "version": generator},
-        "provenance": dict(provenance),
-        "model": {"class": type(design).__name__, "sha256": model_sha256(design)},
-        "process": {"name": process.name, "values": values, "sources": process.sources},
-        "units": "SI; signals as fractions of full scale, process.values.swing_V",
-        "verification": {
-            "by": "physnn verify",
-            "circuits": [
-                {
-                    "circuit": exported.path,
-                    "family": type(exported.circuit).__name__,
-                    "benches": [bench.name for _, bench in exported.benches],
-                }
-                for exported in circuits
-            ],
-            "not_verified": list(NOT_VERIFIED),
-        },
-    }
-
-
-def _role(name: str) -> str:
-    roles = {
-        "DATASHEET.md": "datasheet",
-        "params/parameters.csv": "parameter table",
-        "params/parameters.json": "parameter table",
-        "spice/tb/expected.json": "expected results",
-        "spice/spiceinit": "simulator settings: copy to .spiceinit beside the deck",
-    }
-    suffixes = {".npy": "array", ".spice": "cell", ".sp": "test bench"}
-    return roles.get(name) or suffixes[Path(name).suffix]
-
-
 def _check_replaceable(out: Path) -> None:
     if not out.exists() and not out.is_symlink():
         return
@@ -282,16 +245,18 @@ def _check_replaceable(out: Path) -> None:
     try:
         manifest = json.loads((out / MANIFEST).read_text())
         ours = manifest["format"] == FORMAT
-        listed = {entry["path"] for entry in manifest["files"]} | {MANIFEST}
+        known = {entry["path"] for entry in manifest["files"]} | {MANIFEST}
     except (OSError, ValueError, KeyError, TypeError):
-        ours, listed = False, set()
+        ours, known = False, set()
     if not ours:
         raise ValueError(
             f"{out} must be empty or an older export to be replaced, but holds other"
             f" files ({min(present)}): give another folder."
         )
-    if present - listed:
+    # Reports are made again by the command that made them; measured values are not.
+    foreign = {p for p in present - known if not p.startswith(REPORTS)}
+    if foreign:
         raise ValueError(
-            f"{out} holds files that no export wrote ({min(present - listed)}), which"
+            f"{out} holds files that no export wrote ({min(foreign)}), which"
             " would be lost: move them or give another folder."
         )

@@ -1,7 +1,7 @@
 """SPICE: cells as subcircuits, and the test benches that try them.
 
-Written for ngspice; cells hold nothing but R, C, S, B and X lines. A transistor is a call
-of `dev_<kind>` with sizes in meters, which the file `pdk.spice` defines (`physnn.pdk`). Numbers have 9
+Written for ngspice; cells hold nothing but R, C, S, B and X lines. A transistor is a
+call of `dev_<kind>` with sizes in meters, which `pdk.spice` defines. Numbers have 9
 significant digits and no suffix letter, names are lower case, the first line of a deck
 is its title.
 """
@@ -10,10 +10,12 @@ import re
 from itertools import pairwise
 
 from physnn.export.laws import number, render
-from physnn.export.netlist import TRANSISTORS, Bench, Device, Netlist
+from physnn.export.netlist import DRAWN, Bench, Device, Netlist
 
 # The folder of behavioral cells in a package.
 BEHAV = "spice/behav"
+# What a deck with transistors includes: models and devices of a process (`physnn.pdk`).
+PDK = "pdk.spice"
 # What a simulation must start with, whatever the user's own `.spiceinit` says.
 SPICEINIT = "set num_threads=1\nset ngbehavior=hsa\n"
 # A floating node of 1 fF must not leak in a token. With tighter tolerances than these
@@ -38,7 +40,7 @@ def _wrap(line: str) -> str:
     return "\n".join(lines)
 
 
-def _value(value: float | str) -> str:
+def _value(value: int | float | str) -> str:
     return f"{{{value}}}" if isinstance(value, str) else number(value)
 
 
@@ -58,13 +60,15 @@ def _device(device: Device, models: dict[tuple[str, ...], str]) -> list[str]:
             values = (p["on_ohm"], p["off_ohm"], p["threshold_V"])
             model = models.setdefault(values, f"switch{len(models)}")
             return [f"s_{device.name} {nets} {model}"]
+        case "transconductance":
+            return [f"g_{device.name} {nets} {p['transconductance_S']}"]
         case "amplifier":
             return _amplifier(device)
         case "voltage":
             return [f"b_{device.name} {nets} v={_law(device.law or '0')}"]
         case "current":
             return [f"b_{device.name} {nets} i={_law(device.law or '0')}"]
-        case kind if kind in TRANSISTORS:
+        case kind if kind in DRAWN:
             values = " ".join(f"{name}={value}" for name, value in p.items())
             return [f"xm_{device.name} {nets} dev_{kind} {values}"]
         case kind:
@@ -133,7 +137,7 @@ def write_cell(cell: Netlist) -> str:
 
 def has_transistors(cell: Netlist) -> bool:
     """Whether a cell or one below it is drawn: then its deck must include a PDK."""
-    return any(cell.count(kind) for kind in TRANSISTORS)
+    return any(cell.count(kind) for kind in DRAWN)
 
 
 def _comment(text: str) -> list[str]:
@@ -145,12 +149,16 @@ def _comment(text: str) -> list[str]:
     return [line for line in lines if line]
 
 
-def _steps(values: tuple[float, ...], slot_s: float) -> str:
-    """A piecewise linear source that holds each value for a slot."""
+def _steps(values: tuple[float, ...], slot_s: float, *, late: float = 0.0) -> str:
+    """A piecewise linear source that holds each value for a slot.
+
+    Its edges are `late` by that part of a slot.
+    """
     points = [(0.0, values[0])]
     for i, (old, new) in enumerate(pairwise(values), start=1):
         if new != old:
-            points += [(i * slot_s, old), ((i + EDGE) * slot_s, new)]
+            at = i + late
+            points += [(at * slot_s, old), ((at + EDGE) * slot_s, new)]
     return " ".join(f"{number(t)} {number(v)}" for t, v in points)
 
 
@@ -169,6 +177,7 @@ def write_bench(cell: Netlist, bench: Bench, *, folder: str = "../behav") -> str
     It includes `folder`/<cell>.spice of the cell and of all it uses.
     """
     lines = [f"* bench {bench.name} of cell {cell.name}"]
+    lines += [f".include {PDK}"] if has_transistors(cell) else []
     lines += [f".include {folder}/{part.name}.spice" for part in cell.cells()]
     lines += [OPTIONS, f"x_dut {' '.join(cell.ports)} {cell.name}"]
     for port, volts in bench.supplies.items():
@@ -256,14 +265,18 @@ def read_values(text: str) -> dict[str, float]:
 _NUMBER = r"-?[0-9.]+(e[+-]?[0-9]+)?"
 _NAME = r"[a-z][a-z0-9_]*"
 _COMMAND = re.compile(
-    rf"set numdgt=[0-9]+|quit 0|tran( {_NUMBER})+ uic"
+    rf"set numdgt=[0-9]+|quit 0|op|tran( {_NUMBER})+( uic)?"
+    rf"|dc( v_[a-z0-9_]+( {_NUMBER}){{3}}){{1,2}}|setplot noise[12]"
+    rf"|noise v\({_NAME}\) v_{_NAME} dec [0-9]+( {_NUMBER}){{2}}"
+    rf"|linearize( v\({_NAME}\))+|wrdata {_NAME}\.data( [a-z0-9_()]+)+"
     rf"|let {_NAME} = [a-z0-9_(),.+*/-]+"
-    rf"|meas tran {_NAME} find {_NAME} at={_NUMBER}"
+    rf"|meas (?:tran|dc) {_NAME} [a-z0-9_()=. +-]+"
     rf'|echo "RESULT {_NAME} \$&{_NAME}"'
 )
 _CIRCUIT = re.compile(
-    rf"(?:[crsvbx]|xm)_[a-z0-9_]+ [a-z0-9_ (){{}},.+*/=-]+"
-    rf"|\.include \.\./(?:behav|cells)/{_NAME}\.spice|\.subckt [a-z0-9_ =.+-]+|\.ends {_NAME}"
+    rf"(?:[cefghirsvbx]|xm)_[a-z0-9_]+ [a-z0-9_ (){{}},.+*/=-]+"
+    rf"|\.include \.\./(?:behav|cells)/{_NAME}\.spice|\.include pdk\.spice"
+    rf"|\.subckt [a-z0-9_ =.+-]+|\.ends {_NAME}"
     rf"|\.option( [a-z]+=({_NUMBER}|gear))+|\.end"
     rf"|\.model {_NAME} sw( [a-z]+={_NUMBER})+"
 )

@@ -26,7 +26,12 @@ CODING = "signed symmetric, value = code * lsb"
 
 @dataclass(frozen=True)
 class Row:
-    """One line of parameters.csv; an empty string is what does not apply."""
+    """One line of parameters.csv; an empty string is what does not apply.
+
+    `sigma_local` is the spread of a device against its neighbor, `sigma_global` that of
+    all such devices from die to die, both in `unit`; `tempco` [1/K] is relative.
+    `origin` is trained, calibrated, derived or fixed; `window` is where a value holds.
+    """
 
     path: str
     cell: str
@@ -42,8 +47,41 @@ class Row:
     lsb: float | str = ""
     realized_value: float | str = ""
     sigma_local: float | str = ""
+    sigma_global: float | str = ""
+    tempco: float | str = ""
     origin: str = "trained"
+    window: str = ""
     file: str = ""
+
+
+def window(process: Process) -> str:
+    """Where exported values hold: the operating point of the process card."""
+    return (
+        f"{number(process.supply_V)} V, {number(process.temperature_K)} K,"
+        f" signals within {number(process.swing_V)} V"
+    )
+
+
+def drift(kind: str, value: float, process: Process) -> dict[str, float | str]:
+    """`sigma_global` [as `value`] and `tempco` [1/K] of a value of a kind of device.
+
+    Kinds of banks are ratios of equal devices, which dies and temperature do not move,
+    but `ring_frequency`; of absolute values `F` and `S` move. Corners are three sigma.
+    """
+    dies = process.environment.get("die_to_die", 0.0)
+    a = process.operating
+    trim = a["trim_residue"]
+    spread, tempco = {
+        "F": (a["capacitor_corner"], ""),
+        "S": (a["current_corner"] * trim, a["current_per_K"]),
+        "ring_frequency": (a["ring_corner"] * trim, a["ring_per_K"]),
+        "capacitor": (0.0, 0.0),
+        "current": (0.0, 0.0),
+        "threshold": (0.0, ""),
+    }.get(kind, ("", ""))
+    if isinstance(spread, float):
+        spread = float(number(abs(value) * spread * dies))
+    return {"sigma_global": spread, "tempco": tempco}
 
 
 def leaf_path(path) -> str:
@@ -104,7 +142,7 @@ def _columns(bank: Bank, full_scale, nominal, realized, sigma_local):
 
 
 def bank_tables(
-    path: str, bank: Bank, arrays: dict[str, np.ndarray]
+    path: str, bank: Bank, arrays: dict[str, np.ndarray], process: Process
 ) -> tuple[list[Row], dict[str, Any], dict[str, np.ndarray]]:
     """(rows, summary, arrays) of a bank from its `columns_of`; arrays by file name.
 
@@ -122,11 +160,13 @@ def bank_tables(
     name = cell_name(path)
     large = bank.value.size > ROWS_MAX
     common: dict[str, Any] = {"unit": bank.unit, "bits": bank.bits or ""}
-    common["coding"] = CODING if bank.bits else ""
+    common |= {"coding": CODING if bank.bits else "", "window": window(process)}
+    common["origin"] = "trained" if bank.shift is None else "calibrated"
 
     def row(index: tuple[int, ...]) -> Row:
         found = {key: array[index].item() for key, array in arrays.items()}
         place = ",".join(map(str, index))
+        found |= drift(bank.kind, found["realized_value"], process)
         return Row(path, cell_name(owner), place, symbol, **found, **common)
 
     summary = {
@@ -141,7 +181,7 @@ def bank_tables(
         "min": _digits(np.min(arrays["realized_value"])),
         "max": _digits(np.max(arrays["realized_value"])),
         "mean_sigma_local": _digits(np.mean(arrays["sigma_local"])),
-        "origin": "trained",
+        "origin": common["origin"],
     }
     if not large:
         rows = [row(index) for index in np.ndindex(bank.value.shape)]
@@ -184,26 +224,27 @@ def array_tables(path: str, array) -> tuple[list[Row], dict[str, Any], dict]:
     return [row], summary | {"files": {"value": file}}, {file: array}
 
 
-def netlist_rows(path: str, cell: Netlist) -> Iterator[Row]:
+def netlist_rows(path: str, cell: Netlist, process: Process) -> Iterator[Row]:
     """The values inside an exported cell and, as instances, those it sets below."""
+
+    def row(place: str, symbol: str, value: float, unit: str, origin="derived") -> Row:
+        moved = drift(unit, value, process) if origin == "derived" else {}
+        here = {"origin": origin, "window": window(process), **moved}
+        return Row(path, cell.name, place, symbol, value, unit, **here)
+
     for name, parameter in cell.parameters.items():
-        yield Row(
-            path, cell.name, "", name, parameter.value, parameter.unit, origin="derived"
-        )
+        yield row("", name, parameter.value, parameter.unit)
     for device in cell.devices:
         for key, value in device.parameters.items():
             if not isinstance(value, str):
                 symbol, _, unit = key.rpartition("_")
                 symbol, unit = (symbol, unit) if symbol else (key, "1")
                 origin = "derived" if device.kind == "capacitor" else "fixed"
-                place = f"{device.kind} {device.name}"
-                yield Row(path, cell.name, place, symbol, value, unit, origin=origin)
+                yield row(f"{device.kind} {device.name}", symbol, value, unit, origin)
     for instance in cell.instances:
         for name, value in instance.parameters.items():
             unit = instance.cell.parameters[name].unit
-            yield Row(
-                path, cell.name, instance.name, name, value, unit, origin="derived"
-            )
+            yield row(instance.name, name, value, unit)
 
 
 def to_csv(rows: Iterable[Row]) -> bytes:

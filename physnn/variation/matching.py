@@ -16,13 +16,16 @@ def device_sigma(bank: Bank, process: Process) -> Float[Array, "..."]:
     units of one device (independent units). With `n_units` of 1 a value is **one**
     device, not k of them, and errs in proportion to it. A bank of kind `threshold`
     holds offsets: its spread is absolute, A_VT/√area as a fraction of full scale.
-    Pelgrom et al. 1989, DOI 10.1109/JSSC.1989.572629.
+    Pelgrom et al. 1989, DOI 10.1109/JSSC.1989.572629. A measured device has the share
+    of it left that its bank calls `unknown`.
 
     No gradient passes to the values: a spread is not trained by moving them.
     """
     spread = process.spread(bank.kind, bank.area_m2) / jnp.sqrt(bank.area_factor())
+    if bank.unknown is not None:
+        spread = spread * bank.unknown
     if bank.kind == "threshold":
-        return jnp.full(bank.value.shape, spread / process.swing_V)
+        return jnp.broadcast_to(spread / process.swing_V, bank.value.shape)
     size = jnp.abs(jax.lax.stop_gradient(bank.nominal()))
     if bank.n_units > 1:
         # Two roots: the slope of one is infinite where a value is zero.

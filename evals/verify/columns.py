@@ -1,0 +1,148 @@
+"""Gates T8 and T10: drawn charge columns and converter cells against our models."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from evals.characterize import mac, sar
+from evals.characterize.cell import Cell
+from evals.verify.check import Check, Trace, compared
+from evals.verify.drawn_cells import has, job
+from evals.verify.jobs import Job, Options
+from evals.verify.package import Package
+from physnn.export import cells
+from physnn.pdk import Models
+from physnn.process import load_process
+
+COLUMN, COMPARATOR, ARRAY = "mac_column", "sar_comparator", "sar_array"
+# Gain within 0.5 % of that of the capacitors, which is twice what was measured; INL of
+# 0.01 of a step of the code of a weight, as the reference proposes.
+GAIN, INL_LSB = 0.005, 0.01
+# A spread of 30 chips is known to 13 %; the law is to hold to 30 %. Of offsets the law
+# counts the input pair alone, so that they are held to what the card measured of other
+# chips: twice the 18 % to which two such spreads agree.
+SPREAD, OFFSET_SPREAD = 0.3, 0.4
+DECISION, DELAY, ARRAY_INL_LSB = 0.01, 0.05, 0.02
+N_CHIPS, N_COMPARATORS, N_ARRAY_DECKS = 30, 20, 6
+
+
+def jobs(package: Package, options: Options) -> list[Job]:
+    """The gates of the columns and converters that the package holds."""
+    del options
+    found = []
+    if has(package, COLUMN):
+        of = partial(job, cell=COLUMN, table="mac", slow=True)
+        found.append(of("T8", "column: transfer", transfer))
+        found.append(of("T8", "column: 30 chips", chips))
+    if has(package, COMPARATOR, ARRAY):
+        of = partial(job, table="sar", slow=True)
+        found.append(of("T10", "comparator", comparator, cell=COMPARATOR))
+        found.append(of("T10", "array", array, cell=ARRAY))
+    return found
+
+
+def transfer(cell: Cell, table: Mapping[str, Any], models: Models) -> list[Check]:
+    """T8: gain and linearity of the column against our model of it."""
+    process = load_process("sky130")
+    xs = mac.tokens()
+    said = cells.predicted(mac.model(process), xs.astype(np.float32), process)[:, 0]
+    found = mac.measure(cell, xs, models, swing_V=table["swing_V"])
+    gain, offset, inl = mac.line(said, found.y)
+    trace = Trace(
+        tuple(mac.LEVELS.tolist()),
+        "inputs, all together (full scale)",
+        (
+            ("model", tuple(said.tolist())),
+            ("ngspice", tuple(found.y.tolist())),
+        ),
+        "y (full scale)",
+    )
+    return [
+        compared("T8", "column: gain", gain, 1.0, GAIN, "", trace=trace),
+        compared("T8", "column: offset", offset, 0.0, GAIN, "full scale"),
+        compared("T8", "column: INL", inl / mac.lsb(), 0.0, INL_LSB, "LSB"),
+    ]
+
+
+def chips(cell: Cell, table: Mapping[str, Any], models: Models) -> list[Check]:
+    """T8: spread of weights and offset over mismatched chips against our area law."""
+    process = load_process("sky130")
+    errors, offsets = mac.chips(
+        cell, models, n=N_CHIPS, swing_V=table["swing_V"], first_seed=101
+    )
+    law, law_offset = mac.sigmas(process)
+    measured = np.sqrt(np.mean(errors.std(axis=0, ddof=1) ** 2))
+    weights = float(measured / np.sqrt(np.mean(law**2)))
+    offset = float(offsets.std(ddof=1))
+    return [
+        compared(
+            "T8", "column: spread of weights over the law", weights, 1.0, SPREAD, ""
+        ),
+        _spread_of_offsets(
+            "T8", "column", offset, table["mismatch"]["offset_sigma"], law_offset
+        ),
+    ]
+
+
+def _spread_of_offsets(gate: str, what: str, sigma: float, card: float, law: float):
+    share = abs(sigma / card - 1)
+    return Check(
+        gate,
+        f"{what}: spread of offset over the card",
+        "pass" if share <= OFFSET_SPREAD else "fail",
+        share,
+        OFFSET_SPREAD,
+        detail=f"{sigma / law:.3g} times the law for its input pair",
+    )
+
+
+def comparator(cell: Cell, table: Mapping[str, Any], models: Models) -> list[Check]:
+    """T10: energy and delay against the card, spread of offset against our area law."""
+    found = sar.decide(cell, np.array([table["input_V"]]), models)
+    offsets = sar.offsets(cell, models, n=N_COMPARATORS, seed=101)
+    charge, delay = table["decision_C"], table["delay_s"]
+    return [
+        compared(
+            "T10", "comparator: charge", found.charge_C, charge, DECISION * charge, "C"
+        ),
+        compared(
+            "T10",
+            "comparator: delay",
+            float(found.delay_s[0]),
+            delay,
+            DELAY * delay,
+            "s",
+        ),
+        _spread_of_offsets(
+            "T10",
+            "comparator",
+            float(offsets.std(ddof=1)),
+            table["mismatch"]["offset_sigma_V"],
+            table["mismatch"]["offset_law_sigma_V"],
+        ),
+    ]
+
+
+def array(cell: Cell, table: Mapping[str, Any], models: Models) -> list[Check]:
+    """T10: linearity of the array, and the spread of its weights against our law."""
+    process, bits = load_process("sky130"), table["bits"] - 1
+    top = sar.settle(cell, sar.all_codes(bits), models).top_V[:, 0]
+    inl, dnl = sar.linearity(top)
+    errors = sar.array_errors(cell, models, n_decks=N_ARRAY_DECKS)
+    law = sar.law_sigmas(process)
+    ratio = np.sqrt(np.mean(errors.std(axis=1, ddof=1) ** 2) / np.mean(law**2))
+    codes = np.arange(len(top), dtype=float)
+    line = top[0] + (top[-1] - top[0]) * codes / codes[-1]
+    trace = Trace(
+        tuple(codes.tolist()),
+        "code",
+        (("line", tuple(line.tolist())), ("ngspice", tuple(top.tolist()))),
+        "v(top) from half scale (V)",
+    )
+    return [
+        compared("T10", "array: INL", inl, 0.0, ARRAY_INL_LSB, "LSB", trace=trace),
+        compared("T10", "array: DNL", dnl, 0.0, ARRAY_INL_LSB, "LSB"),
+        compared("T10", "array: spread over the law", float(ratio), 1.0, SPREAD, ""),
+    ]

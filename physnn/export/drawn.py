@@ -1,0 +1,169 @@
+"""Drawn: transistor-level cells of a package, their twins and benches, from a card.
+
+A card is what `physnn characterize` measured: a table per cell (`configs/cells`). A
+design gets the cells of its families. They are neutral: a deck includes `pdk.spice`,
+which says what a `dev_nmos` is; `spice/pdk/<name>.spice` is that file for each process
+we describe, but for the line with the models.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from physnn.export import columns, drawn_twins, rings, sar
+from physnn.export import transconductor as gm
+from physnn.export import transconductor_benches as benches
+from physnn.export.netlist import Netlist
+from physnn.export.selection import circuits_of
+from physnn.export.spice import BEHAV, write_cell
+from physnn.export.tables import to_json
+from physnn.pdk import load_pdk, pdk_names
+
+CELLS = "spice/cells"
+# The card itself, which the gates compare with.
+CARD = "params/cells.json"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The drawn cells of some families of circuits.
+
+    `tables` of the card are needed; `cells` are drawn, `twins(card)` have the same
+    names and ports; `decks` are benches by name.
+    """
+
+    families: tuple[str, ...]
+    tables: tuple[str, ...]
+    cells: Callable[[], tuple[Netlist, ...]]
+    twins: Callable[[Mapping[str, Any]], tuple[Netlist, ...]]
+    decks: Callable[[], dict[str, str]]
+
+
+def _state_decks() -> dict[str, str]:
+    small, large = benches.STEPS_V
+    return {
+        "ota_curve": benches.curve_deck(),
+        "ota_output": benches.output_deck(),
+        "state_small_step": benches.step_deck(small, "state_small_step"),
+        "state_large_step": benches.step_deck(large, "state_large_step"),
+        "state_noise": benches.noise_deck(),
+        "charge_noise": benches.charge_noise_deck(),
+    }
+
+
+def _bias_twin(card: Mapping[str, Any]) -> Netlist:
+    return gm.mirror_twin(float(card["ota"]["bias_V"]))
+
+
+DRAWN = (
+    Drawn(
+        ("GatedRC", "GilbertGate", "Resonator"),
+        ("ota", "state"),
+        lambda: (gm.mirror(), gm.state(gm.ota())),
+        lambda card: (
+            _bias_twin(card),
+            gm.state(gm.ota_twin(gm.OtaCard.of(card["ota"]))),
+        ),
+        _state_decks,
+    ),
+    Drawn(
+        ("SettlingNetwork",),
+        ("ota", "settling"),
+        lambda: (gm.mirror(), gm.settling(gm.ota())),
+        lambda card: (
+            _bias_twin(card),
+            gm.settling(gm.ota_twin(gm.OtaCard.of(card["ota"]))),
+        ),
+        lambda: {
+            "ota_curve": benches.curve_deck(),
+            "settling_rest": benches.settle_deck(),
+        },
+    ),
+    Drawn(
+        ("PhaseOscillators", "StuartLandau"),
+        ("ring", "mismatch"),
+        lambda: (rings.standard(),),
+        lambda card: (
+            drawn_twins.ring(rings.standard(), float(card["ring"]["frequency_Hz"])),
+        ),
+        dict,
+    ),
+    Drawn(
+        ("ChargeMac",),
+        ("mac", "mismatch"),
+        lambda: (columns.standard(),),
+        lambda card: (
+            drawn_twins.column(columns.standard(), columns.UNITS, card["mac"]),
+        ),
+        dict,
+    ),
+    Drawn(
+        ("SarConverter", "Dac"),
+        ("sar", "mismatch"),
+        lambda: (sar.comparator(), sar.standard_array()),
+        lambda card: (
+            drawn_twins.comparator(sar.comparator()),
+            drawn_twins.array(sar.standard_array(), sar.ARRAY_BITS),
+        ),
+        dict,
+    ),
+)
+
+
+def files(
+    design, card: Mapping[str, Any], taken: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """The files of drawn cells for the families in `design`, by path in the package.
+
+    `taken` are the files that are there already. Raises `ValueError` for a card without
+    the table of a cell, and for a cell of the design that is called like one of these.
+    """
+    families = {type(circuit).__name__ for _, circuit in circuits_of(design)}
+    found: dict[str, bytes] = {}
+    for drawn in DRAWN:
+        if not families & set(drawn.families):
+            continue
+        for table in drawn.tables:
+            if table not in card:
+                raise ValueError(
+                    f"The card of {card.get('pdk')} must hold cell `{table}`, which"
+                    f" {sorted(families & set(drawn.families))} are drawn with, but has"
+                    " not: physnn characterize."
+                )
+        try:
+            twins = drawn.twins(card)
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"The card of {card.get('pdk')} must hold what its cells need, but is"
+                f" of another version ({error!r}): physnn characterize."
+            ) from error
+        for folder, cells in ((CELLS, drawn.cells()), (BEHAV, twins)):
+            for cell in cells:
+                for part in cell.cells():
+                    found[f"{folder}/{part.name}.spice"] = write_cell(part).encode()
+        for name, deck in drawn.decks().items():
+            found[f"spice/tb/{name}.sp"] = deck.encode()
+    if not found:
+        return {}
+    collision = sorted(set(found) & set(taken))
+    if collision:
+        raise ValueError(
+            "Cells of the design must not be called like drawn ones, but"
+            f" {collision[0]} is there twice: rename that part of the design."
+        )
+    kits = [load_pdk(name) for name in pdk_names()]
+    for kit in kits:
+        layout = kit.layouts[0]
+        head = [
+            f"* {kit.name}: devices that the cells call. Copy it beside a deck as",
+            "* pdk.spice, and put the path of the models into the next lines.",
+        ]
+        if layout.before:
+            head.append(f'*.include "{layout.before}"')
+        for section in (kit.corners["tt"], layout.low_threshold_section):
+            if section:
+                head.append(f'*.lib "{layout.library}" {section}')
+        text = "\n".join(head) + "\n" + kit.wrappers()
+        found[f"spice/pdk/{kit.name}.spice"] = text.encode()
+    found["spice/pdk_map.json"] = to_json({kit.name: kit.to_json() for kit in kits})
+    return found | {CARD: to_json(dict(card))}

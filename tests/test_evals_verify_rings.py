@@ -1,0 +1,116 @@
+"""Gates of drawn rings and columns: what they accept, refuse and leave out."""
+
+import dataclasses
+
+import jax.random as jr
+import pytest
+
+from circuits.converters import SarConverter
+from circuits.mac import ChargeMac
+from circuits.oscillator import PhaseOscillators
+from evals.characterize.card import load_card
+from evals.characterize.cell import Cell
+from evals.verify import columns, corners, rings
+from evals.verify.drawn_cells import read_cell, tables
+from evals.verify.jobs import Options, run_jobs
+from evals.verify.package import open_package
+from physnn.export.columns import standard
+from physnn.export.package import export
+from physnn.export.rings import standard as standard_ring
+from physnn.process import load_process
+from tests.test_evals_characterize_rings import models  # noqa: F401  (a fixture)
+
+SKY130, CARD = load_process("sky130"), load_card("sky130")
+
+
+def packed(folder, *circuits):
+    export(circuits, SKY130, folder, provenance={"why": "a test"}, card=CARD)
+    return open_package(folder)[0]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    key = jr.key(0)
+    return packed(
+        tmp_path_factory.mktemp("rings") / "package",
+        PhaseOscillators(3, period_s=1e-7, key=key),
+        ChargeMac(4, 1, bits=4, process=SKY130, key=key),
+        SarConverter(1, bits=4, process=SKY130),
+    )
+
+
+def test_cells_of_a_package_are_those_that_were_drawn(package):
+    assert read_cell(package, "ring5") == Cell.of(standard_ring())
+    found, drawn = read_cell(package, "mac_column"), Cell.of(standard())
+    assert found.ports == drawn.ports
+    assert found.files == drawn.files
+    assert tables(package)["ring"] == CARD["ring"]
+
+
+def test_gates_are_those_of_the_cells_that_are_there(package, tmp_path):
+    gates = lambda package: {
+        job.gate
+        for module in (rings, columns, corners)
+        for job in module.jobs(package, Options())
+    }
+    assert gates(package) == {"T4", "T5", "T6", "T8", "T10", "C1", "C3", "P1"}
+    only = packed(
+        tmp_path / "mac", ChargeMac(4, 1, bits=4, process=SKY130, key=jr.key(0))
+    )
+    assert gates(only) == {"T8", "C1", "C3"}
+    fast = [job for job in rings.jobs(package, Options()) if not job.slow]
+    assert [job.gate for job in fast] == ["T4"]
+
+
+def test_a_cell_with_a_command_in_it_is_not_run(package, tmp_path):
+    folder = tmp_path / "package"
+    files = {name: package.bytes(name) for name in package.files}
+    files["spice/cells/ring_stage.spice"] += b".control\nshell touch here\n.endc\n"
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    changed = dataclasses.replace(package, folder=folder)
+    with pytest.raises(ValueError, match="only circuit elements, but holds 'shell"):
+        read_cell(changed, "ring5")
+    with pytest.raises(ValueError, match=r"none\.spice"):
+        read_cell(changed, "none")
+
+
+def test_without_models_every_gate_is_skipped_and_says_what_is_missing(
+    package, monkeypatch
+):
+    monkeypatch.delenv("PHYSNN_PDK", raising=False)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    jobs = [
+        job
+        for module in (rings, columns, corners)
+        for job in module.jobs(package, Options())
+    ]
+    jobs = [dataclasses.replace(job, needs=()) for job in jobs]
+    checks = run_jobs(jobs, package, Options())
+    assert {check.status for check in checks} == {"skipped"}
+    assert all("--pdk PATH" in check.detail for check in checks)
+
+
+@pytest.mark.needs_ngspice
+def test_ring_passes_and_a_card_of_another_ring_does_not(package, models):  # noqa: F811
+    cell, table = read_cell(package, "ring5"), CARD["ring"]
+    checks = rings.repeated(cell, table, models)
+    assert [check.status for check in checks] == ["pass", "pass"]
+    assert checks[0].trace is not None
+    assert len(checks[0].trace.series) == 2
+    wrong = {**table, "frequency_Hz": 1.01 * table["frequency_Hz"]}
+    checks = rings.repeated(cell, wrong, models)
+    assert [check.status for check in checks] == ["fail", "pass"]
+
+
+@pytest.mark.needs_ngspice
+def test_column_passes_and_one_with_another_weight_does_not(package, models):  # noqa: F811
+    cell, table = read_cell(package, "mac_column"), CARD["mac"]
+    checks = columns.transfer(cell, table, models)
+    assert [check.status for check in checks] == ["pass"] * 3
+    name = "mac_column_weight7.spice"
+    smaller = cell.files[name].replace("multiple=7", "multiple=6")
+    assert smaller != cell.files[name]
+    other = dataclasses.replace(cell, files={**cell.files, name: smaller})
+    assert columns.transfer(other, table, models)[0].status == "fail"

