@@ -36,6 +36,8 @@ class Process(eqx.Module):
     - `node_leakage_S`: leakage conductance at a storage node [S].
     - `ring_excess`: phase noise of a ring oscillator over the least that its power
       allows, beside the excess in `thermal_noise`.
+    - `amplifier_excess`: supply charge of an amplifier while it settles over that of one
+      ideal stage in weak inversion: second stage, compensation, bias and headroom.
     - `matching`: relative spread of two nominally equal devices is
       `matching[kind] / sqrt(area)` (Pelgrom et al. 1989, DOI
       10.1109/JSSC.1989.572629); [m], for `threshold` [V·m].
@@ -67,6 +69,7 @@ class Process(eqx.Module):
     switch_gate_F: Number
     node_leakage_S: Number
     ring_excess: Number
+    amplifier_excess: Number
     matching: dict[str, Number]
     operating: dict[str, float]
     ageing: dict[str, float]
@@ -132,9 +135,10 @@ class Process(eqx.Module):
 
         In weak inversion g_m = I/(n·U_T); settling to half a step of 8 bits takes
         9·ln 2 = 6.2 time constants C/g_m, so I·t = 6.2·n·U_T·C, whatever the time
-        allowed. The bias is on only while its stage settles.
+        allowed. The bias is on only while its stage settles. `amplifier_excess`
+        multiplies it.
         """
-        n_tau = 9 * math.log(2)
+        n_tau = 9 * math.log(2) * self.amplifier_excess
         return (
             n_tau * self.slope_factor * thermal_voltage_V(self.temperature_K) * load_F
         )

@@ -4,9 +4,11 @@ import re
 
 import pytest
 
+from evals.characterize.card import load_card
 from physnn.configs import config_folder, find_config
 from physnn.energy import load_prices
 from physnn.environment import Environment, load_environment
+from physnn.pdk import load_pdk
 from physnn.process import load_process
 from train.experiment import Experiment, from_table, load_experiment, to_table
 
@@ -23,7 +25,15 @@ def files(section: str):
 
 def test_every_file_belongs_to_a_section_that_is_tested():
     sections = {path.parent.name for path in CONFIGS.rglob("*.toml")}
-    assert sections == {"processes", "hardware", "experiments", "environments", "evals"}
+    assert sections == {
+        "cells",
+        "environments",
+        "evals",
+        "experiments",
+        "hardware",
+        "pdks",
+        "processes",
+    }
 
 
 @files("processes")
@@ -31,6 +41,20 @@ def test_process_loads_by_name(path):
     process = load_process(path.stem)
     assert process.name == path.stem
     assert all(process.sources.values())
+
+
+@files("pdks")
+def test_pdk_loads_by_name(path):
+    pdk = load_pdk(path.stem)
+    assert pdk.name == path.stem
+    assert {"nmos", "pmos"} <= set(pdk.devices)
+
+
+@files("cells")
+def test_card_of_cells_says_how_it_was_made(path):
+    card = load_card(path.stem)
+    assert card["command"].startswith("physnn characterize")
+    assert "ngspice" in card["simulator"]
 
 
 @files("environments")

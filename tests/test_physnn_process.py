@@ -9,7 +9,7 @@ import pytest
 
 from physnn.configs import find_config
 from physnn.process import MOVED, TABLES, Process, load_process
-from tests.helpers import PROCESS
+from tests.helpers import PROCESS, with_process
 from tests.systems import differential_pair, ktc_variance
 
 TEXT = find_config("processes", "cmos28").read_text()
@@ -55,6 +55,10 @@ def test_settling_charge_is_bias_times_nine_halvings():
     bias_A = gm * PROCESS.slope_factor * 1.380649e-23 * 300 / 1.602176634e-19
     np.testing.assert_allclose(
         PROCESS.settling_charge_C(load_F), bias_A * t, rtol=1e-12
+    )
+    drawn = with_process(amplifier_excess=25.0)
+    np.testing.assert_allclose(
+        drawn.settling_charge_C(load_F), 25 * bias_A * t, rtol=1e-12
     )
 
 
