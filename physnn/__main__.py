@@ -39,6 +39,7 @@ def train(arguments: list[str]) -> int:
         experiment: Annotated[Experiment, tyro.conf.arg(name="")]
         folder: Path  # where the run is kept
         quiet: bool = False  # no progress bar
+        profile: str | None = None  # FIRST:LAST, steps to trace into FOLDER/profile
         distributed: bool = False  # one of several processes, as the cluster says
         coordinator: str | None = None  # HOST:PORT of process 0, without a cluster
         processes: int | None = None  # how many there are
@@ -58,7 +59,10 @@ def train(arguments: list[str]) -> int:
         join(*who, patience_s=chosen.experiment.mesh.patience_s)
     try:
         run = train_experiment(
-            chosen.experiment, chosen.folder, progress=not chosen.quiet
+            chosen.experiment,
+            chosen.folder,
+            progress=not chosen.quiet,
+            profile=chosen.profile,
         )
     except ProcessLost as lost:
         leave(lost)

@@ -36,8 +36,8 @@ class Process(eqx.Module):
     - `node_leakage_S`: leakage conductance at a storage node [S].
     - `ring_excess`: phase noise of a ring oscillator over the least that its power
       allows, beside the excess in `thermal_noise`.
-    - `amplifier_excess`: supply charge of an amplifier while it settles over that of one
-      ideal stage in weak inversion: second stage, compensation, bias and headroom.
+    - `amplifier_excess`: supply charge of an amplifier while it settles over that of
+      an ideal stage in weak inversion: second stage, compensation, bias, headroom.
     - `matching`: relative spread of two nominally equal devices is
       `matching[kind] / sqrt(area)` (Pelgrom et al. 1989, DOI
       10.1109/JSSC.1989.572629); [m], for `threshold` [V·m].

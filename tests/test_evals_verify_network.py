@@ -96,6 +96,22 @@ def test_the_cut_is_the_longest_end_that_is_affordable(whole, monkeypatch):
     assert np.allclose(part.expected[:n], shorter.expected[:n], atol=1e-6)
 
 
+@pytest.mark.needs_ngspice
+def test_without_states_every_token_is_an_operating_point(whole, monkeypatch, tmp_path):
+    monkeypatch.setattr(top, "MOST_WEIGHTS", top.cut(whole, PROCESS).n_weights - 1)
+    made = top.files(whole, PROCESS)
+    values = top.read_values(made[top.VALUES].decode())
+    assert values["steps"] == 0
+    assert f"dc v_token 0 {values['tokens'] - 1} 1" in made[top.DECK].decode()
+    assert "dc v_token 0 0 1" in top.write_deck(values, 1)
+    predicted, outputs = checks_of(made, tmp_path, slow=True)
+    assert predicted.status == outputs.status == "pass", (predicted, outputs)
+    assert f"{values['tokens']} of {values['tokens']} agree" in predicted.detail
+    assert "an operating point per token" in predicted.detail
+    assert outputs.measured is not None
+    assert outputs.measured < 3e-4
+
+
 def test_the_circuit_is_plain_and_its_deck_is_written_from_numbers(made):
     assert forbidden(made[top.TOP].decode()) is None
     values = top.read_values(made[top.VALUES].decode())

@@ -25,7 +25,7 @@ from train.tasks import TextConfig
 pytestmark = pytest.mark.usefixtures("plain_promotion")
 
 ROOT = Path(__file__).parent.parent
-STEPS = 300
+STEPS = 120
 
 
 def experiment(home: Path, **changes) -> Experiment:
@@ -33,8 +33,8 @@ def experiment(home: Path, **changes) -> Experiment:
         "name": "processes",
         "steps": STEPS,
         "batch": 8,
-        "checkpoint_every": 10,
-        "evaluate_every": 150,
+        "checkpoint_every": 5,
+        "evaluate_every": 60,
         "evaluation_windows": 8,
         "task": TextConfig(path=str(home / "text.txt"), context=16),
         # Digital, because that compiles in a second; wide enough that it is cut.

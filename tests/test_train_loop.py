@@ -24,9 +24,10 @@ from tests.helpers import physical_config
 from train.baseline import TransformerConfig
 from train.checkpoint import CheckpointError, Checkpoints
 from train.experiment import Experiment, load_experiment, save_experiment
-from train.loop import TrainedRun, TrainingDiverged, load_run, train
+from train.loop import TrainedRun, load_run, train
 from train.metrics import MetricsFile, read_metrics
 from train.optimizer import OptimizerConfig
+from train.recovery import TrainingDiverged
 from train.run_folder import RunFolderError, lock
 from train.stopping import Interrupted
 from train.tasks import TextConfig
@@ -281,7 +282,9 @@ def test_progress_goes_to_stderr(home, capfd):
 def test_a_loss_that_is_no_number_ends_the_run(home):
     optimizer = OptimizerConfig(peak_rate=1e30, clip_norm=1e30)
     experiment = tiny(home, optimizer=optimizer)
-    with pytest.raises(TrainingDiverged, match=r"must stay finite, but is nan at step"):
+    with pytest.raises(
+        TrainingDiverged, match=r"must stay finite, but the loss is nan"
+    ):
         train(experiment, home / "diverged", progress=False)
 
 

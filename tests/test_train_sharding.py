@@ -28,8 +28,11 @@ def test_rules_cut_by_shape_alone():
     assert spec_of((8, 4096, 16), mesh) == P(None, "data", "model")
     assert spec_of((4096,), mesh) == P("data")
     # Columns that do not divide leave the rows to both in turn.
-    assert spec_of((64, 255), mesh) == P("model", None)
-    assert spec_of((63, 256), mesh) == P(None, "model")
+    assert spec_of((64, 255), mesh) == P(("model", "data"), None)
+    assert spec_of((66, 255), mesh) == P("model", None)
+    # Every oscillator is coupled to the n - 1 others: its columns are left to both.
+    assert spec_of((16383, 16384), mesh) == P(None, ("model", "data"))
+    assert spec_of((63, 66), mesh) == P(None, "model")
     # Small or odd: whole everywhere.
     assert spec_of((8, 8), mesh) == P(None, None)
     assert spec_of((1023, 1025), mesh) == P(None, None)

@@ -27,11 +27,10 @@ from jax.sharding import NamedSharding
 from jaxtyping import PyTree
 
 from train.digest import old_checksum, own_digest, whole_digest
-from train.distributed import gathered_ints, is_first, on_first
+from train.distributed import OtherProcess, gathered_ints, is_first, on_first
 from train.sharding import spread
 
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
-
 
 _RECENT = 8  # that many steps process 0 tells the others
 # Besides the arrays, Orbax writes what describes them.
@@ -51,10 +50,35 @@ class Checkpoints:
     back without complaint but differently is found, too. Arrays only: nothing that is
     loaded can execute code. Of several processes each writes and reads what its devices
     hold; all must call, with the folder in a file system that they share.
+
+    The newest `keep` are kept, and beside them those of every step that `every` divides
+    (0: none). While entered, `save` may leave the writing to another thread.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, keep: int = KEEP, every: int = 0):
         self.folder = folder.resolve()
+        self._keep, self._every = keep, every
+        self._orbax: ocp.AsyncCheckpointer | None = None
+        self._writing: int | None = None  # the step that another thread writes
+
+    def __enter__(self):
+        # Another thread would log what `wait` raises.
+        self._log = logging.getLogger("absl").disabled
+        logging.getLogger("absl").disabled = True
+        return self
+
+    def __exit__(self, kind, *_):
+        try:
+            # What stopped the run is told already; a full disk would only hide it. And
+            # a process that is gone would be waited for in vain.
+            if not (kind and issubclass(kind, OtherProcess)):
+                with contextlib.suppress(*([CheckpointError] if kind else [])):
+                    self.wait()
+        finally:
+            logging.getLogger("absl").disabled = self._log
+            orbax, self._orbax = self._orbax, None
+            if orbax is not None and self._writing is None:
+                orbax.close()
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints there are, oldest first."""
@@ -62,22 +86,58 @@ class Checkpoints:
             return []
         return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
 
-    def save(self, step: int, tree: PyTree) -> None:
-        """Write the arrays of `tree`; older checkpoints beyond two are removed.
+    def save(self, step: int, tree: PyTree, *, wait: bool = True) -> None:
+        """Write the arrays of `tree`; checkpoints that are not kept are removed.
 
-        Raises `CheckpointError` if that fails; the checkpoints there were stay.
+        Without `wait` it ends when they are copied, and `wait` or the next call says
+        how it went. Raises `CheckpointError` if that fails, or the one before has; the
+        checkpoints there were stay.
         """
-        arrays = _to_arrays(tree)
-        path = self.folder / f"{step:09d}"
-        try:
+        self.wait()
+        self._writing = step
+        with self._one_sentence():
+            arrays = _to_arrays(tree)
             on_first(lambda: self._make_room(arrays))
-            with _quiet(), _checkpointer() as orbax:
-                item = {
-                    "arrays": arrays,
-                    "digest": _words(whole_digest(own_digest(arrays))),
-                }
-                orbax.save(path, args=ocp.args.StandardSave(item), force=True)
+            item = {
+                "arrays": arrays,
+                "digest": _words(whole_digest(own_digest(arrays))),
+            }
+            path, asked = self.folder / f"{step:09d}", ocp.args.StandardSave(item)
+            with _quiet():
+                if wait:
+                    with _checkpointer() as orbax:
+                        orbax.save(path, args=asked, force=True)
+                else:
+                    if self._orbax is None:
+                        handler = ocp.StandardCheckpointHandler()
+                        self._orbax = ocp.AsyncCheckpointer(handler)
+                    self._orbax.save(path, args=asked, force=True)
+        if wait:
+            self._written()
+
+    def wait(self) -> None:
+        """Until what another thread writes is there.
+
+        Raises `CheckpointError` if it could not be written.
+        """
+        if self._writing is None:
+            return
+        with self._one_sentence(), _quiet():
+            if self._orbax is not None:
+                self._orbax.wait_until_finished()
+        self._written()
+
+    def _written(self) -> None:
+        self._writing = None
+        if is_first():
+            self._remove_old()
+
+    @contextlib.contextmanager
+    def _one_sentence(self):
+        try:
+            yield
         except Exception as error:  # Orbax passes on whatever its storage raises.
+            step, self._writing = self._writing, None
             self._remove_unfinished()
             left = self.steps()
             remains = (
@@ -87,8 +147,6 @@ class Checkpoints:
                 f"The checkpoint of step {step} could not be written to {self.folder}:"
                 f" {_reason(error)}; {remains}. Make room and continue the run."
             ) from error
-        if is_first():
-            self._remove_old()
 
     def restore(self, template: PyTree) -> tuple[int, PyTree] | None:
         """The newest checkpoint that is whole: its step, and `template` filled with it.
@@ -190,7 +248,9 @@ class Checkpoints:
         self._check_room(sum(array.nbytes for array in arrays.values()))
 
     def _remove_old(self) -> None:
-        for old in self.steps()[:-KEEP]:
+        for old in self.steps()[: -self._keep]:
+            if self._every and old % self._every == 0:
+                continue
             shutil.rmtree(self.folder / f"{old:09d}", ignore_errors=True)
 
     def _check_room(self, n_bytes: int) -> None:
@@ -234,11 +294,14 @@ def _is_cut(leaf) -> bool:
 
 
 def _to_arrays(tree: PyTree) -> dict[str, np.ndarray | jax.Array]:
-    """Arrays by their path in `tree`, on the host unless others hold parts of them."""
+    """Arrays by their path in `tree`, on the host unless others hold parts of them.
+
+    Copies: training goes on, and reuses the memory of what it is given.
+    """
 
     def host(x):
         elsewhere = isinstance(x, jax.Array) and not x.is_fully_addressable
-        return x if elsewhere else np.asarray(x)
+        return x if elsewhere else np.array(x)
 
     return {jtu.keystr(p): host(x) for p, x in jtu.tree_leaves_with_path(tree)}
 

@@ -24,6 +24,7 @@ from train.image_baseline import ImageNetworkConfig
 from train.model import PhysicalConfig
 from train.noise_aware import Distillation, NoiseAware
 from train.optimizer import OptimizerConfig
+from train.recovery import Recovery
 from train.schedules import TRAINING_AMOUNTS, Schedule
 from train.sharding import MeshConfig
 from train.tasks import ImagesConfig, TaskConfig, TextConfig
@@ -50,7 +51,14 @@ class Experiment:
     process: str = "cmos28"  # a name in configs/processes, or a TOML file
     steps: int = 1000
     batch: int = 16  # windows per step
+    # Parts of the batch that are computed one after the other, in as little memory, and
+    # their gradients added: the same step, with the same chips. One of this and of
+    # `noise.chips_per_batch` must divide the other; a chip whose windows come in parts
+    # has other draws of its noise.
+    accumulate: int = 1
     checkpoint_every: int = 200  # steps
+    keep_checkpoints: int = 2  # the newest ones
+    keep_every: int = 0  # also those of steps that this divides; 0: none
     evaluate_every: int = 200  # steps
     evaluation_windows: int = 64  # of the validation split, evenly spaced
     task: TaskConfig = field(default_factory=TextConfig)
@@ -66,6 +74,8 @@ class Experiment:
     frozen: str | None = None
     # Diffrax under every dynamic circuit, in training and after; None: its fast path.
     solver: SolverConfig | None = None
+    # What is done about gradients that are no numbers, and about leaps of the loss.
+    recovery: Recovery = field(default_factory=Recovery)
     # The devices it runs on: the same run but for rounding, so a run may change them.
     mesh: MeshConfig = field(default_factory=MeshConfig)
 
@@ -73,7 +83,9 @@ class Experiment:
         for name in (
             "steps",
             "batch",
+            "accumulate",
             "checkpoint_every",
+            "keep_checkpoints",
             "evaluate_every",
             "evaluation_windows",
         ):
@@ -102,11 +114,14 @@ class Experiment:
                 f" the model is of kind `{self.model.kind}`."
             )
         self._check_awareness()
-        if self.seed < 0:
-            raise ValueError(
-                f"Argument `seed` must not be negative, but is {self.seed}."
-            )
+        for name in ("seed", "keep_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"Argument `{name}` must not be negative, but is"
+                    f" {getattr(self, name)}."
+                )
         self.mesh.check_batch(self.batch)
+        self._check_parts()
         alone = self.hardware is not None or isinstance(self.model, CountsConfig)
         if alone and not self.mesh.is_one_device:
             raise ValueError(
@@ -117,6 +132,26 @@ class Experiment:
             raise ValueError(
                 "Argument `batch` must be a multiple of `chips_per_batch`, but they are"
                 f" {self.batch} and {self.chips}."
+            )
+
+    def _check_parts(self) -> None:
+        parts, chips = self.accumulate, max(self.chips, 1)
+        if parts == 1:
+            return
+        if self.in_the_loop or isinstance(self.model, CountsConfig):
+            raise ValueError(
+                "Argument `accumulate` must be 1 with hardware in the loop and for a"
+                f" model that is counted, but is {parts}."
+            )
+        if chips % parts and parts % chips:
+            raise ValueError(
+                "One of `accumulate` and `noise.chips_per_batch` must divide the other,"
+                f" but they are {parts} and {chips}."
+            )
+        if self.batch % (parts * max(self.mesh.data, 1)):
+            raise ValueError(
+                "Argument `batch` must be a multiple of `accumulate` times `mesh.data`,"
+                f" but they are {self.batch}, {parts} and {self.mesh.data}."
             )
 
     def _check_awareness(self) -> None:

@@ -2,10 +2,9 @@
 
 import contextlib
 import hashlib
-import math
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import equinox as eqx
 import jax
@@ -23,18 +22,17 @@ from train.checkpoint import Checkpoints
 from train.counts import CountedModel, CountsConfig
 from train.distributed import (
     StopTogether,
-    Watch,
     check_alike,
-    is_first,
     local,
     on_first,
     one_sentence,
 )
 from train.experiment import Experiment, to_text
 from train.hardware import plain_errors
+from train.journal import Journal
 from train.metrics import MetricsFile, read_metrics
 from train.objective import TrainState, make_score, make_update, split
-from train.progress import TrainProgress
+from train.profile import Profile
 from train.run_folder import RunFolderError, lock, open_run_folder, read_run_folder
 from train.schedules import schedule_of
 from train.sharding import built_on_host, shardings_of, spread, spread_batch
@@ -54,10 +52,6 @@ class TrainedRun(NamedTuple):
     best_bits_per_byte: float  # on the validation windows; inf before the first score
 
 
-class TrainingDiverged(RuntimeError):
-    """The loss is no longer a number."""
-
-
 class Held(NamedTuple):
     """What a checkpoint holds."""
 
@@ -72,6 +66,7 @@ def train(
     *,
     resume: bool = True,
     progress: bool = True,
+    profile: str | None = None,
 ) -> TrainedRun:
     """Train an experiment in a run folder, or continue the run that is there.
 
@@ -81,6 +76,7 @@ def train(
     counted model has nothing to train: its text is counted, and no checkpoint written.
     On another mesh, or in other processes (`train.distributed.join`; all call this,
     with a folder they share), it is the same run but for rounding; process 0 writes.
+    `profile`: FIRST:LAST, steps of which a trace is written to `profile/` (`Profile`).
 
     Raises `Interrupted` when SIGINT or SIGTERM stopped the run and it was saved, and
     one sentence as `DataError`, `RunFolderError`, `CheckpointError` or
@@ -114,8 +110,15 @@ def train(
             )
         model = eqx.combine(held.state.trained, held.fixed, static)
         surroundings = surroundings_of(experiment, model, process)
-        checkpoints = Checkpoints(folder / "checkpoints")
+        checkpoints = Checkpoints(
+            folder / "checkpoints",
+            keep=experiment.keep_checkpoints,
+            every=experiment.keep_every,
+        )
         held = spread(held, shardings_of(held, mesh))
+        template = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), held
+        )
         _, held = checkpoints.restore(held) or (0, held)
         state, fixed, best = held.state, local(held.fixed), held.best_bits_per_byte
         done, best = int(state.step), float(best)
@@ -132,77 +135,61 @@ def train(
         update = make_update(rest, **asked, teacher=teacher)
         score = make_score(rest, **asked)
         stack.enter_context(plain_errors(device))
-        metrics = stack.enter_context(
-            MetricsFile(folder / "metrics.jsonl", step=done, enabled=is_first())
+        journal = stack.enter_context(
+            Journal(experiment, folder, done=done, progress=progress)
         )
-        began = time.monotonic() - metrics.last.get("seconds", 0.0)
-        show = TrainProgress(
-            experiment.name,
-            steps=experiment.steps,
-            step=done,
-            tokens_per_step=experiment.tokens_per_step,
-            enabled=progress and is_first(),
+        traced = stack.enter_context(
+            Profile(profile, folder / "profile", done=done, last=experiment.steps)
         )
-        stack.enter_context(show)
         together = StopTogether(mesh)
-        watch = stack.enter_context(Watch(experiment.mesh.patience_s))
+        stack.enter_context(checkpoints)
+        state = _moved_on(state, experiment, by=journal.shift)
 
-        def record(step: int, measured) -> None:
-            bits_per_byte = float(measured.bits_per_byte)
-            if not math.isfinite(bits_per_byte):
-                raise TrainingDiverged(
-                    f"The loss must stay finite, but is {bits_per_byte} at step {step}:"
-                    " lower `optimizer.peak_rate`. Earlier checkpoints are intact."
-                )
-            line = {
-                "step": step,
-                "tokens": step * experiment.tokens_per_step,
-                "bits_per_byte": bits_per_byte,
-                "seconds": round(time.monotonic() - began, 3),
-            }
-            if experiment.noise.energy_weight > 0 and experiment.chips:
-                line["energy_J"] = float(measured.energy_J)
-            metrics.write(line)
-            show.update(step, bits_per_byte)
-            watch.alive()
-
-        pending = None
-        for step in range(done + 1, experiment.steps + 1):
-            tokens = task.batch(step - 1, seed=experiment.seed, batch=experiment.batch)
+        # A step whose result is fetched while the next one computes.
+        pending: tuple[int, Any] | None = None
+        step, saved = done, done > 0
+        while step < experiment.steps:
+            step += 1
+            position = step - 1 + journal.shift
+            tokens = task.batch(position, seed=experiment.seed, batch=experiment.batch)
+            traced.before(step)
             state, measured = update(state, spread_batch(tokens, mesh))
-            # The result of the step before is fetched while this one computes.
-            if pending is not None:
-                record(*pending)
-            pending = (step, measured)
+            traced.after(step, measured)
             last = step == experiment.steps
             evaluate = last or step % experiment.evaluate_every == 0
             save = last or step % experiment.checkpoint_every == 0
             # Asked once: a signal after this line is for the next step.
             stopped_by = together.heard(stop.received)
+            to_fetch, pending = [pending, (step, measured)], None
+            if not (evaluate or save or stopped_by):
+                pending = to_fetch.pop()
+            # The first of them that is a spike; the others come after it.
+            spike = next(
+                (x[0] for x in to_fetch if x and journal.step(*x, saved=saved)), None
+            )
+            if spike is not None:
+                checkpoints.wait()
+                step, held = checkpoints.restore(template) or _nowhere(folder)
+                journal.back(spike, to=step)
+                state, best = held.state, float(held.best_bits_per_byte)
+                state, pending = _moved_on(state, experiment, by=journal.shift), None
+                continue
             if not (evaluate or save or stopped_by):
                 continue
 
-            record(*pending)
-            pending = None
+            paused = time.monotonic()
             if evaluate:
                 bits_per_byte = validate(
                     score, state.trained, task, experiment, mesh=mesh
                 )
                 best = min(best, bits_per_byte)
-                metrics.write(
-                    {
-                        "step": step,
-                        "tokens": step * experiment.tokens_per_step,
-                        "validation_bits_per_byte": bits_per_byte,
-                        "seconds": round(time.monotonic() - began, 3),
-                    }
-                )
-                show.validation(bits_per_byte)
+                journal.validation(step, bits_per_byte)
             if save or stopped_by:
-                # A checkpoint promises that the metrics up to its step are there.
-                metrics.flush()
-                checkpoints.save(step, Held(state, fixed, jnp.asarray(best)))
-                watch.alive()
+                journal.flush()
+                whole = Held(state, fixed, jnp.asarray(best))
+                checkpoints.save(step, whole, wait=last or bool(stopped_by))
+                saved = True
+            journal.paused(time.monotonic() - paused)
             if stopped_by and not last:
                 raise Interrupted(stopped_by, step=step, folder=folder)
         model = eqx.combine(state.trained, rest)
@@ -303,7 +290,9 @@ def begin(
     trained, rest = split(model, experiment)
     steps = experiment.steps
     decay = schedule_of(experiment.schedules, "weight_decay", steps=steps)
-    optimizer = experiment.optimizer.build(steps=steps, decay=decay)
+    optimizer = experiment.optimizer.build(
+        steps=steps, decay=decay, skip=experiment.recovery.skip
+    )
     state = TrainState(
         trained,
         jax.jit(optimizer.init)(trained),
@@ -312,6 +301,21 @@ def begin(
     )
     fixed, static = eqx.partition(rest, eqx.is_array)
     return Held(state, fixed, jnp.asarray(jnp.inf)), static
+
+
+def _moved_on(state: TrainState, experiment: Experiment, *, by: int) -> TrainState:
+    """After rollbacks, which moved the data on: other noise and other chips, too."""
+    if not by:
+        return state
+    key = jr.fold_in(stream(jr.key(experiment.seed), "train"), by)
+    return state._replace(key=spread(jr.key_data(key), state.key.sharding))
+
+
+def _nowhere(folder: Path) -> NoReturn:
+    raise RunFolderError(
+        f"The run in {folder} must have its checkpoints to go back to, but they were"
+        " removed while it trained: train it in a new folder."
+    )
 
 
 def _count(experiment: Experiment, folder: Path, *, task, process) -> TrainedRun:

@@ -24,16 +24,10 @@ class MetricsFile:
         Not `enabled` in a process whose metrics another one writes.
         """
         self.path, self._enabled = path, enabled
-        kept = [line for line in read_metrics(path) if line["step"] <= step]
-        self.last: dict[str, Any] = kept[-1] if kept else {}
+        self.last: dict[str, Any] = {}
         self._pending: list[str] = []
         self._flushed = time.monotonic()
-        if not enabled:
-            return
-        beside = path.with_name(f".{path.name}.tmp")
-        with self._one_sentence():
-            beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
-            beside.replace(path)
+        self.kept = self.rewind(step)
 
     def __enter__(self):
         return self
@@ -49,10 +43,22 @@ class MetricsFile:
         if time.monotonic() - self._flushed > FLUSH_S:
             self.flush()
 
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        """Drop what came after a step; the lines that stay."""
+        self.flush()
+        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+        self.last = kept[-1] if kept else {}
+        if self._enabled:
+            beside = self.path.with_name(f".{self.path.name}.tmp")
+            with self._one_sentence():
+                beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+                beside.replace(self.path)
+        return kept
+
     def flush(self) -> None:
         """Hand the lines to the system: before a checkpoint that relies on them."""
         lines, self._pending = "".join(self._pending), []
-        if not self._enabled:
+        if not (self._enabled and lines):
             return
         with self._one_sentence(), open(self.path, "a") as file:
             file.write(lines)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
+import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Integer, Key, PyTree, UInt32
 
@@ -23,7 +24,7 @@ from train.experiment import Experiment
 from train.hardware import in_the_loop
 from train.noise_aware import clip_channels, distilled_bits, sharpest
 from train.schedules import schedule_of
-from train.sharding import everywhere, gathered, kept
+from train.sharding import batches_cut, everywhere, gathered, kept
 from train.surroundings import ChipOf, Surroundings, nominal, nominal_chip
 
 # Anything with `.logits(tokens, process=, key=)`.
@@ -46,6 +47,10 @@ class Measured(NamedTuple):
 
     bits_per_byte: Float[Array, ""]
     energy_J: Float[Array, ""]  # billed for a byte; 0 unless it is in the loss
+    # Updates skipped, as their gradient was not finite: all, and those up to this one
+    # in a row; None where none may be (`recovery.skip`).
+    skipped: Int[Array, ""] | None = None
+    skipped_in_a_row: Int[Array, ""] | None = None
 
 
 def bits(
@@ -85,12 +90,30 @@ def logits_on_chips(
     process: Process,
     key: Key[Array, ""],
     chip_of: ChipOf = nominal_chip,
+    part: int | Int[Array, ""] = 0,
+    parts: int = 1,
 ) -> Float[Array, "batch targets vocabulary"]:
-    """Logits of every target: what `bits_on_chips` takes the bits of."""
+    """Logits of every target: what `bits_on_chips` takes the bits of.
+
+    `tokens` may be one of several equal `parts` of a batch, in order. It is computed on
+    the chips, of all `chips`, that its windows have in the whole.
+    """
     inputs = tokens[:, :-1]
     noise_key = stream(key, "noise")
     if chips == 0:
+        if parts > 1:
+            noise_key = jr.fold_in(noise_key, part)
         return model.logits(inputs, process=process, key=noise_key)
+    chip_keys = jr.split(stream(key, "chips"), chips)
+    noise_keys = jr.split(noise_key, chips)
+    if parts > 1:
+        first, chips = part * chips // parts, max(1, chips // parts)
+        own = lambda keys: jax.lax.dynamic_slice_in_dim(keys, first, chips)
+        pieces = max(1, parts // len(chip_keys))
+        chip_keys, noise_keys = own(chip_keys), own(noise_keys)
+        if pieces > 1:  # of the windows of one chip, which has other noise in each
+            piece = part % pieces
+            noise_keys = jax.vmap(lambda each: jr.fold_in(each, piece))(noise_keys)
     if len(tokens) % chips:
         raise ValueError(
             f"Argument `tokens` must hold a multiple of {chips} windows, one share for"
@@ -102,8 +125,7 @@ def logits_on_chips(
         return chip.logits(inputs, process=there, key=noise_key)
 
     shares = inputs.reshape(chips, -1, inputs.shape[1])
-    chip_keys = jr.split(stream(key, "chips"), chips)
-    logits = jax.vmap(on_chip)(chip_keys, jr.split(noise_key, chips), shares)
+    logits = jax.vmap(on_chip)(chip_keys, noise_keys, shares)
     return logits.reshape(len(tokens), *logits.shape[2:])
 
 
@@ -158,7 +180,10 @@ def make_update(
     steps, schedules = experiment.steps, experiment.schedules
     multiple = lambda amount: schedule_of(schedules, amount, steps=steps)
     surroundings = surroundings or nominal(experiment)
-    optimizer = experiment.optimizer.build(steps=steps, decay=multiple("weight_decay"))
+    skip, parts = experiment.recovery.skip, experiment.accumulate
+    optimizer = experiment.optimizer.build(
+        steps=steps, decay=multiple("weight_decay"), skip=skip
+    )
     lesson, noise = experiment.distillation, experiment.noise
     weight = noise.energy_weight if experiment.chips else 0.0
     prices = load_prices(noise.energy_prices) if weight else None
@@ -169,7 +194,7 @@ def make_update(
         change = multiple(name)
         return amount if change is None else amount * change(step)
 
-    def loss(trained, tokens, key, step):
+    def loss(trained, tokens, key, step, part=0):
         model = exploring(eqx.combine(gathered(trained, mesh), rest))
         energy_J = jnp.zeros(())
         if prices:
@@ -185,6 +210,8 @@ def make_update(
             process=process,
             key=key,
             chip_of=surroundings.chip_of(step),
+            part=part,
+            parts=parts,
         )
         bits_per_byte = jnp.mean(bits(logits, targets_of(whole, logits)))
         measured = Measured(bits_per_byte, energy_J)
@@ -199,12 +226,30 @@ def make_update(
             total = total + price * 1e9 * energy_J
         return total, measured
 
+    slope_of = jax.grad(loss, has_aux=True)
+
+    def accumulated(trained, tokens, key, step):
+        """What `slope_of` gives for a batch, from one part of it after another."""
+
+        def add(total, each):
+            found = slope_of(trained, each[1], key, step, each[0])
+            total = jax.tree.map(lambda a, b: a + b / parts, total, found)
+            # Sums of gradients are kept cut, too.
+            return (kept(total[0], mesh), total[1]), None
+
+        # Each part is spread over all devices, as the batch is.
+        cut = batches_cut(tokens.reshape(parts, -1, tokens.shape[1]), mesh)
+        zeros = kept(jax.tree.map(jnp.zeros_like, trained), mesh)
+        nothing = Measured(jnp.zeros(()), jnp.zeros(()))
+        return jax.lax.scan(add, (zeros, nothing), (jnp.arange(parts), cut))[0]
+
     @partial(jax.jit, donate_argnums=0)
     def update(state: TrainState, tokens):
         key = jr.fold_in(jr.wrap_key_data(state.key), state.step)
 
         def slope(trained):
-            return jax.grad(loss, has_aux=True)(trained, tokens, key, state.step)
+            compute = slope_of if parts == 1 else accumulated
+            return compute(trained, tokens, key, state.step)
 
         gradient, measured = slope(state.trained)
         if radius:
@@ -217,6 +262,11 @@ def make_update(
         trained = eqx.apply_updates(state.trained, at_pace(changes))
         if noise.clip_sigma < math.inf:
             trained = clip_channels(trained, noise.clip_sigma)
+        if isinstance(optimizer_state, optax.ApplyIfFiniteState):
+            measured = measured._replace(
+                skipped=optimizer_state.total_notfinite,
+                skipped_in_a_row=optimizer_state.notfinite_count,
+            )
         following = TrainState(trained, optimizer_state, state.step + 1, state.key)
         return kept(following, mesh), everywhere(measured, mesh)
 

@@ -55,13 +55,17 @@ class OptimizerConfig:
         )
 
     def build(
-        self, *, steps: int, decay: optax.Schedule | None = None
+        self, *, steps: int, decay: optax.Schedule | None = None, skip: int = 0
     ) -> optax.GradientTransformation:
-        """The chain; `decay` is the multiple of `weight_decay` by step."""
+        """The chain; `decay` is the multiple of `weight_decay` by step.
+
+        With `skip` its state is an `optax.ApplyIfFiniteState`: a gradient that is not
+        finite changes nothing, up to `skip` of them in a row.
+        """
         weight_decay = self.weight_decay
         if decay is not None:
             weight_decay = lambda step: self.weight_decay * decay(step)
-        return optax.chain(
+        chain = optax.chain(
             optax.clip_by_global_norm(self.clip_norm),
             optax.adamw(
                 self.schedule(steps),
@@ -71,3 +75,4 @@ class OptimizerConfig:
                 mask=lambda params: jax.tree.map(lambda p: jnp.ndim(p) >= 2, params),
             ),
         )
+        return optax.apply_if_finite(chain, skip) if skip else chain

@@ -91,10 +91,11 @@ def spec_of(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """How an array of parameters or optimizer state is cut, by its shape.
 
     The last axis of a matrix that `model` divides is cut by it: the outputs of a
-    circuit. The longest of the others that `data` divides is cut by that. What has
-    fewer than `FEWEST_VALUES` is whole on every device.
+    circuit. The longest of the others that `data` divides is cut by that; if there is
+    none, that last axis is cut by both (couplings of n oscillators are n - 1 by n).
+    What has fewer than `FEWEST_VALUES` is whole on every device.
     """
-    axes: list[str | None] = [None] * len(shape)
+    axes: list[str | tuple[str, str] | None] = [None] * len(shape)
     if math.prod(shape) < FEWEST_VALUES:
         return PartitionSpec(*axes)
     fits = lambda i, name: (
@@ -106,6 +107,10 @@ def spec_of(shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     free = [i for i in range(len(shape)) if axes[i] is None and fits(i, "data")]
     if free:
         axes[max(free, key=lambda i: shape[i])] = "data"
+    elif "model" in axes:
+        i = axes.index("model")
+        if shape[i] % (mesh.shape["model"] * mesh.shape["data"]) == 0:
+            axes[i] = ("model", "data")
     return PartitionSpec(*axes)
 
 
@@ -124,6 +129,12 @@ def everywhere(tree: PyTree, mesh: Mesh) -> PyTree:
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def batches_cut(batches: PyTree, mesh: Mesh) -> PyTree:
+    """Under `jit`: a stack of batches, each of them cut along `data`."""
+    by_data = NamedSharding(mesh, PartitionSpec(None, "data"))
+    return jax.lax.with_sharding_constraint(batches, by_data)
+
+
 def gathered(tree: PyTree, mesh: Mesh) -> PyTree:
     """Under `jit`: parameters in use, whole along `data` and still cut by `model`.
 
@@ -132,7 +143,8 @@ def gathered(tree: PyTree, mesh: Mesh) -> PyTree:
 
     @jax.custom_vjp
     def whole(x):
-        spec = [axis if axis == "model" else None for axis in spec_of(x.shape, mesh)]
+        by_model = ("model", ("model", "data"))
+        spec = ["model" if a in by_model else None for a in spec_of(x.shape, mesh)]
         sharding = NamedSharding(mesh, PartitionSpec(*spec))
         return jax.lax.with_sharding_constraint(x, sharding)
 

@@ -17,7 +17,7 @@ from physnn.pdk import find_models
 
 # Each is a module of this package with `characterize(models, tables) -> dict`. What
 # needs the table of another cell stands behind it.
-CELLS = ("ota", "state", "settling", "ring", "mac", "sar", "mismatch")
+CELLS = ("ota", "state", "token", "settling", "ring", "mac", "sar", "mismatch")
 # A cell that draws this many times more, or less, than the price says is a finding.
 FINDING = 1.5
 

@@ -16,6 +16,7 @@ from evals.verify import (
     network,
     rings,
     roundtrip,
+    token,
     transistors,
 )
 from evals.verify.check import CLASSES, Check, Trace, Verification, compared
@@ -40,6 +41,7 @@ MODULES = (
     digital,
     network,
     transistors,
+    token,
     rings,
     columns,
     corners,

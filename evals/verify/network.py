@@ -47,20 +47,29 @@ def _run(name: str, package: Package, work, options: Options) -> list[Check]:
         timeout_s=options.timeout_s * (PATIENCE if options.slow else 1.0),
     )
     table = found.arrays.get("top")
-    if table is None or table.shape != (n + 1, expected.shape[1] + 1):
+    # A transient also gives the outputs before the first token.
+    if table is None or table.shape != (
+        n + (int(values["steps"]) > 0),
+        expected.shape[1] + 1,
+    ):
         shape = None if table is None else table.shape
         raise ValueError(
             f"ngspice must give {expected.shape[1]} outputs after each of {n} tokens,"
             f" but gave {shape}."
         )
-    outputs = table[1:, 1:] / (2 * float(values["swing_V"]))
+    outputs = table[-n:, 1:] / (2 * float(values["swing_V"]))
     same = predictions(outputs) == predictions(expected)
     span = float(np.ptp(expected))
     worst = float(np.max(np.abs(outputs - expected)))
     cut = (
         f"blocks {values['first_block']} to {int(values['blocks']) - 1} of"
         f" {values['blocks']} and the readout, {values['weights']} weights, on {n}"
-        f" tokens of {values['text']}"
+        f" tokens of {values['text']}; "
+        + (
+            f"over time, {values['steps']} steps or more per token"
+            if int(values["steps"])
+            else "no states in it: an operating point per token"
+        )
     )
     wrong = int(n - same.sum())
     best = int(np.argmax(np.ptp(expected, axis=0)))

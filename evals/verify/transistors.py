@@ -33,8 +33,9 @@ SLOPE_LIMIT, SCALE_LIMIT, CURVE_LIMIT = 0.02, 0.04, 0.02
 # T3: rms [V] of the small and of the large step. T7: largest [V] by kind of activation.
 STEP_LIMITS_V = (0.5e-3, 5e-3)
 REST_LIMITS_V = {"table": 3e-3, "twin": 5e-3}
-# T9: relative.
-NOISE_LIMIT, CHARGE_LIMIT = 0.20, 0.02
+# T9: relative. `trnoise` of ngspice 39 takes no seed, and its rms differs between
+# processes by 1.3 % (12 runs), more than the draws allow: the mean of so many is held.
+NOISE_LIMIT, CHARGE_LIMIT, CHARGE_RUNS = 0.20, 0.02, 8
 # The grid on which a transistor is measured again: coarser than that of the fit [V].
 RECHECK_V = 0.06
 
@@ -228,7 +229,8 @@ def _noise(bench: _Bench, card) -> list[Check]:
     """T9: noise of the state from that of its devices, and kT/C in time."""
     expected = float(card["state"]["noise"]["predicted_V"])
     measured = bench.run("state_noise").results["noise_v"]
-    charge = bench.run("charge_noise").results["noise_v"]
+    drawn = [bench.run("charge_noise").results["noise_v"] for _ in range(CHARGE_RUNS)]
+    charge = math.sqrt(sum(v * v for v in drawn) / CHARGE_RUNS)
     thermal = math.sqrt(thermal_energy_J(300.15) / STATE_F)
     name = "noise of the state"
     return [

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from physnn.export import columns, drawn_twins, rings, sar
+from physnn.export import columns, drawn_twins, gated_state, rings, sar
 from physnn.export import transconductor as gm
 from physnn.export import transconductor_benches as benches
 from physnn.export.netlist import Netlist
@@ -65,6 +65,19 @@ DRAWN = (
             gm.state(gm.ota_twin(gm.OtaCard.of(card["ota"]))),
         ),
         _state_decks,
+    ),
+    Drawn(
+        ("GatedRC",),
+        ("ota", "token"),
+        lambda: (gm.mirror(), gated_state.gated_state()),
+        lambda card: (
+            _bias_twin(card),
+            gated_state.gated_state(
+                gated_state.steered_twin(gated_state.SteeredCard.of(card["token"])),
+                gated_state.ideal_switch(),
+            ),
+        ),
+        dict,
     ),
     Drawn(
         ("SettlingNetwork",),

@@ -3,7 +3,8 @@
 Written for ngspice; cells hold nothing but R, C, S, B and X lines. A transistor is a
 call of `dev_<kind>` with sizes in meters, which `pdk.spice` defines. Numbers have 9
 significant digits and no suffix letter, names are lower case, the first line of a deck
-is its title.
+is its title. A cell with more ports than a subcircuit can have is written without one:
+its file is the circuit itself, and stands in a deck once.
 """
 
 import re
@@ -26,6 +27,8 @@ OPTIONS = (
 # Rise time of drives and clocks, as a fraction of a slot.
 EDGE = 1e-5
 LINE = 100
+# A subcircuit with more than 1,005 ports ends ngspice ("N_GLOBAL_NODES overflow").
+MOST_PORTS = 1000
 # Transconductance inside the amplifiers [S]: only its ratios to the pole matter.
 AMPLIFIER_S = 1e-3
 
@@ -109,10 +112,20 @@ def _amplifier(device: Device) -> list[str]:
 
 
 def write_cell(cell: Netlist) -> str:
-    """One cell as a `.subckt`, without the cells it uses.
+    """One cell as a `.subckt`, without the cells it uses; a wide one as bare lines.
 
     Raises `ValueError` for what SPICE cannot hold.
     """
+    for below in [instance.cell for instance in cell.instances if wide(instance.cell)]:
+        raise ValueError(
+            f"A cell that others use must have at most {MOST_PORTS} ports in SPICE, but"
+            f" `{below.name}` in `{cell.name}` has {len(below.ports)}: split it."
+        )
+    if wide(cell) and cell.parameters:
+        raise ValueError(
+            f"A cell with parameters must have at most {MOST_PORTS} ports in SPICE, but"
+            f" `{cell.name}` has {len(cell.ports)}: split it."
+        )
     models: dict[tuple[str, ...], str] = {}
     body = [line for device in cell.devices for line in _device(device, models)]
     for instance in cell.instances:
@@ -124,15 +137,33 @@ def write_cell(cell: Netlist) -> str:
         )
     level = "transistors" if has_transistors(cell) else "behavioral"
     head = [f"* cell {cell.name}: {level}, SI units"]
-    head += [f"* {line}" for line in _comment(cell.notes)]
+    notes = f"{cell.notes} {_WIDE}" if wide(cell) else cell.notes
+    head += [f"* {line}" for line in _comment(notes)]
     for name, parameter in cell.parameters.items():
         head.append(f"* parameter {name} [{parameter.unit}]: {parameter.meaning}")
     defaults = "".join(f" {n}={number(p.value)}" for n, p in cell.parameters.items())
-    lines = [f".subckt {cell.name} {' '.join(cell.ports)}{defaults}", *body]
+    lines = [] if wide(cell) else [_head(cell) + defaults]
+    lines += body
     for (on, off, threshold), model in models.items():
         lines.append(f".model {model} sw vt={threshold} vh=0 ron={on} roff={off}")
-    lines.append(f".ends {cell.name}")
+    if not wide(cell):
+        lines.append(f".ends {cell.name}")
     return "\n".join([*head, *map(_wrap, lines)]) + "\n"
+
+
+_WIDE = (
+    "No subcircuit, because ngspice takes no more than 1,005 ports: include this file"
+    " once, its nets are those of the deck."
+)
+
+
+def _head(cell: Netlist) -> str:
+    return f".subckt {cell.name} {' '.join(cell.ports)}"
+
+
+def wide(cell: Netlist) -> bool:
+    """Whether a cell has too many ports for a subcircuit of ngspice."""
+    return len(cell.ports) > MOST_PORTS
 
 
 def has_transistors(cell: Netlist) -> bool:
@@ -179,7 +210,9 @@ def write_bench(cell: Netlist, bench: Bench, *, folder: str = "../behav") -> str
     lines = [f"* bench {bench.name} of cell {cell.name}"]
     lines += [f".include {PDK}"] if has_transistors(cell) else []
     lines += [f".include {folder}/{part.name}.spice" for part in cell.cells()]
-    lines += [OPTIONS, f"x_dut {' '.join(cell.ports)} {cell.name}"]
+    lines.append(OPTIONS)
+    if not wide(cell):
+        lines.append(f"x_dut {' '.join(cell.ports)} {cell.name}")
     for port, volts in bench.supplies.items():
         lines.append(f"v_{port} {port} 0 {number(volts)}")
     for port, window in bench.clocks.items():

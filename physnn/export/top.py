@@ -32,15 +32,18 @@ from physnn.network import Chain, Residual
 from physnn.process import Process
 
 TOP, DECK, VALUES = "spice/top.spice", "spice/tb/top.sp", "spice/tb/top.json"
-# What a simulation may cost on one core, and what a weight costs per time step.
-SECONDS, FAST_SECONDS = 80.0, 8.0
-WEIGHT_s, STEP_s = 0.6e-6, 0.5e-3
+# What a simulation may cost on one core, and what a weight costs per iteration.
+SECONDS, FAST_SECONDS = 80.0, 6.0
+WEIGHT_s, EQUATIONS_s = 0.25e-6, 0.2e-3
 MOST_WEIGHTS = 100_000
 MOST_TOKENS = 200
-# Longest time step as a part of a token, and the steps that all edges add to it.
-STEPS_MEMORYLESS, STEPS_DYNAMIC = (4, 20), (25, 85)
-# Trapezoidal, its step bounded by the token and not by charges: 1e-5 of full scale from
-# the tolerances of single cells, at a quarter of their steps.
+# Newton's iterations per token without states; time steps per token with them, at least
+# and what edges add, and iterations per step.
+ITERATIONS_STATIC, STEPS, EDGES, ITERATIONS = 9, 25, 85, 2.4
+# A network without states: one operating point per token. One with them: trapezoidal,
+# its step bounded by the token and not by charges: 1e-5 of full scale from the
+# tolerances of single cells, at a quarter of their steps.
+STATIC_OPTIONS = ".option gmin=1e-18 reltol=1e-4 abstol=1e-12 vntol=1e-7"
 OPTIONS = (
     ".option gmin=1e-18 reltol=1e-3 abstol=1e-12 vntol=1e-6 chgtol=1e-14 trtol=100"
     " method=trap"
@@ -79,7 +82,7 @@ class Cut:
     n_blocks: int  # of the whole network
     drive: Float[np.ndarray, "token width"]
     expected: Float[np.ndarray, "token output"]
-    steps: int  # per token, at least
+    steps: int  # per token, at least; 0 for a network without states
     n_weights: int
 
 
@@ -96,8 +99,9 @@ def cut(network: Network, process: Process) -> Cut:
     n_weights = sum(weights[first:])
     circuit = Chain(parts[first:])
     memoryless = not jax.tree.leaves(circuit.init_state(()))
-    steps, edges = STEPS_MEMORYLESS if memoryless else STEPS_DYNAMIC
-    cost_s = (steps + edges) * (n_weights * WEIGHT_s + STEP_s)
+    steps = 0 if memoryless else STEPS
+    iterations = ITERATIONS_STATIC if memoryless else (STEPS + EDGES) * ITERATIONS
+    cost_s = iterations * (n_weights * WEIGHT_s + EQUATIONS_s)
     n_tokens = max(1, min(len(network.stream), MOST_TOKENS, int(SECONDS / cost_s)))
     stream = np.asarray(network.stream[:n_tokens], np.float32)
     drive = _run(Chain(parts[:first]), stream, process) if first else stream
@@ -196,8 +200,9 @@ def write_top(whole: Netlist, part: Cut) -> str:
 def write_deck(values: dict, n_tokens: int) -> str:
     """The deck that drives the first `n_tokens` of `values` (`spice/tb/top.json`).
 
-    It writes `top.data`: the outputs at the start and at the end of each token. Raises
-    `ValueError` for values that are not of their kind.
+    It writes `top.data`: the outputs of each token in the last `n_tokens` rows. Without
+    states a sweep over tokens finds one operating point each; with them it is a
+    transient. Raises `ValueError` for values that are not of their kind.
     """
     try:
         drive = np.asarray(values["drive"], np.float64)[:n_tokens]
@@ -212,7 +217,54 @@ def write_deck(values: dict, n_tokens: int) -> str:
         raise ValueError(
             f"{VALUES} must hold what drives the network, but is damaged ({error!r})."
         ) from error
-    lines = [".include ../top.spice", OPTIONS, f"v_ref ref 0 {number(common_V)}"]
+    lines = [".include ../top.spice", f"v_ref ref 0 {number(common_V)}"]
+    if steps:
+        analysis = _transient(drive, common_V, swing_V, period_s, steps)
+        lines += [OPTIONS, *_clocks(clocks, high_V, period_s), *analysis[0]]
+    else:
+        analysis = _sweep(drive, common_V, swing_V)
+        lines += [STATIC_OPTIONS, *analysis[0]]
+    outputs = " ".join(f"v(y{i}p,y{i}n)" for i in range(n_out))
+    saved = " ".join(f"v({net})" for net in cells.bus("y", n_out))
+    lines += [f".save {saved}", ".control", "set numdgt=9", *analysis[1]]
+    lines += [f"wrdata top.data {outputs}", "quit 0", ".endc", ".end"]
+    return "\n".join(["* bench top", *map(_wrap, lines)]) + "\n"
+
+
+def _sweep(drive, common_V: float, swing_V: float) -> tuple[list[str], list[str]]:
+    """Sources that take the value of each token, and the sweep over all tokens."""
+    lines = ["v_token token 0 0"]
+    for i, column in enumerate(drive.T):
+        for half, sign in (("p", 1.0), ("n", -1.0)):
+            volts = [float(common_V + sign * swing_V * value) for value in column]
+            name = f"x{i}{half}"
+            if len(set(volts)) == 1:
+                lines.append(f"v_{name} {name} 0 {number(volts[0])}")
+                continue
+            points = ", ".join(f"{k}, {number(v)}" for k, v in enumerate(volts))
+            lines.append(f"b_{name} {name} 0 v=pwl(v(token), {points})")
+    return lines, [f"dc v_token 0 {len(drive) - 1} 1"]
+
+
+def _transient(
+    drive, common_V: float, swing_V: float, period_s: float, steps: int
+) -> tuple[list[str], list[str]]:
+    """Sources that hold the value of each token for a period, and the transient."""
+    late = 1 - READ
+    lines = []
+    for i, column in enumerate(drive.T):
+        for half, sign in (("p", 1.0), ("n", -1.0)):
+            volts = tuple(float(common_V + sign * swing_V * value) for value in column)
+            level = number(volts[0])
+            if len(set(volts)) > 1:
+                level = f"pwl({_steps(volts, period_s, late=late)})"
+            lines.append(f"v_x{i}{half} x{i}{half} 0 {level}")
+    step, stop = number(period_s / steps), number((len(drive) + late) * period_s)
+    return lines, [f"tran {number(period_s)} {stop} 0 {step} uic", "linearize"]
+
+
+def _clocks(clocks: Sequence[str], high_V: str, period_s: float) -> list[str]:
+    lines = []
     # ngspice reads at multiples of a token: all that is driven begins later by this.
     late = 1 - READ
     for clock in clocks:
@@ -222,28 +274,7 @@ def write_deck(values: dict, n_tokens: int) -> str:
             f"v_{clock} {clock} 0 pulse(0 {high_V} {begin} {edge}"
             f" {edge} {number((stop - start) * period_s)} {number(period_s)})"
         )
-    for i, column in enumerate(drive.T):
-        for half, sign in (("p", 1.0), ("n", -1.0)):
-            volts = tuple(float(common_V + sign * swing_V * value) for value in column)
-            level = number(volts[0])
-            if len(set(volts)) > 1:
-                level = f"pwl({_steps(volts, period_s, late=late)})"
-            lines.append(f"v_x{i}{half} x{i}{half} 0 {level}")
-    outputs = " ".join(f"v(y{i}p,y{i}n)" for i in range(n_out))
-    saved = " ".join(f"v({net})" for net in cells.bus("y", n_out))
-    step, stop = number(period_s / steps), number((len(drive) + late) * period_s)
-    lines += [
-        f".save {saved}",
-        ".control",
-        "set numdgt=9",
-        f"tran {number(period_s)} {stop} 0 {step} uic",
-        "linearize",
-        f"wrdata top.data {outputs}",
-        "quit 0",
-        ".endc",
-        ".end",
-    ]
-    return "\n".join(["* bench top", *map(_wrap, lines)]) + "\n"
+    return lines
 
 
 def _skip(process: Process) -> Netlist:

@@ -141,8 +141,8 @@ def noise_deck() -> str:
 
 # Of `charge_noise_deck`: resistors, how often their noise is drawn, how long, how many.
 # ngspice draws straight lines between values: at 100 draws per time constant that takes
-# 0.2 % off the rms. It cannot be told a seed; by chance the rms has 0.4 %.
-NOISE_OHM, NOISE_STEP_s, NOISE_STOP_s, N_NOISES = 200e3, 2e-9, 200e-6, 32
+# 0.2 % off the rms. It cannot be told a seed.
+NOISE_OHM, NOISE_STEP_s, NOISE_STOP_s, N_NOISES = 200e3, 2e-9, 100e-6, 32
 
 
 def charge_noise_deck() -> str:
