@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
+from evals import template
 from evals.plots import interval, times
 from evals.report_tables import tables
 from evals.report_view import at_least, view
@@ -115,15 +115,9 @@ def replace_files(texts: dict[Path, str]) -> None:
 
 def render(results: dict) -> str:
     """The page as HTML, complete in itself; `results` as from `read_results`."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("evals", "templates"),
-        autoescape=True,
-        # What a result leaves out prints as a dash.
-        undefined=jinja2.ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    # What a result leaves out prints as a dash.
+    templates = template.environment(jinja2.ChainableUndefined)
+    templates.filters |= {
         "energy": lambda value: _quantity(value, "J"),
         "charge": lambda value: _quantity(value, "C"),
         "time": lambda value: _quantity(value, "s"),
@@ -135,10 +129,9 @@ def render(results: dict) -> str:
         "span": _span,
         "times": lambda value: times(value) if _is_number(value) else "–",
     }
-    css = environment.get_template("report.css").render()
-    return environment.get_template("report.html.j2").render(
-        css=Markup(css),
-        markup=Markup,
+    return template.render(
+        templates,
+        "report.html.j2",
         interval=interval,
         tables=[*tables(results)],
         **view(results),

@@ -25,7 +25,7 @@ class Recovery:
     `spike_bits`: a loss that exceeds the mean of the last `spike_steps` by so many bits
     per byte, or is no number and may not be skipped, is a spike: the run goes back to
     its newest checkpoint and on with the data after the spike, other noise and other
-    chips (as Chowdhery et al. 2022, arXiv 2204.02311, 5.1, who skip 200-500 batches).
+    chips (after Chowdhery et al. 2022, arXiv 2204.02311; from memory, not looked up).
     Nothing is one before there are a checkpoint and `spike_steps` losses. inf: never.
     `rollbacks`: at most so many; the next spike ends the run.
     """

@@ -2,28 +2,18 @@
 
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from evals.robustness.plots import panels
 from evals.robustness.summary import amount, of_worst_case, of_yield, said, share
+from evals.template import environment, render
 from physnn.units import readable
 
 
 def write_page(results: dict[str, Any]) -> str:
     """The page as HTML, complete in itself; the same results give the same bytes."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("evals", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    css = environment.get_template("report.css").render()
     design = results["design"]["median"]
-    return environment.get_template("robustness.html.j2").render(
-        css=Markup(css),
-        markup=Markup,
+    return render(
+        environment(),
+        "robustness.html.j2",
         panels=panels(results),
         amount=amount,
         share=share,

@@ -1,6 +1,6 @@
 """Check: one thing that was verified, and what all of them amount to."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 # What the letter of a gate stands for (docs/handoff.md lists the gates one by one).
@@ -46,10 +46,6 @@ class Check:
     seconds: float = 0.0
     detail: str = ""
     trace: Trace | None = None
-
-    def named(self, name: str) -> "Check":
-        """The same check, its name behind that of what it belongs to."""
-        return replace(self, name=f"{name}: {self.name}")
 
 
 def compared(

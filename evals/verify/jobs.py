@@ -1,7 +1,6 @@
 """Jobs: pieces of a verification that run apart, each in a fresh folder."""
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -69,9 +68,13 @@ def run_jobs(
 
 
 def _run(job: Job, package: Package, options: Options) -> list[Check]:
-    missing = [name for name in job.needs if shutil.which(command_of(name)) is None]
-    if missing:
-        return [Check(job.gate, job.name, "skipped", detail=how_to_get(missing[0]))]
+    needed = (program for program in PROGRAMS if program.name in job.needs)
+    missing = next((program for program in needed if program.path() is None), None)
+    if missing is not None:
+        detail = (
+            f"{missing.name} was not found on PATH; to run this: {missing.install()}"
+        )
+        return [Check(job.gate, job.name, "skipped", detail=detail)]
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="physnn-verify-") as work:
         try:
@@ -83,16 +86,3 @@ def _run(job: Job, package: Package, options: Options) -> list[Check]:
         # The time of a job stands at its first check.
         checks[0] = replace(checks[0], seconds=time.perf_counter() - started)
     return checks
-
-
-def command_of(name: str) -> str:
-    """The command of a program by the name of its package."""
-    known = next((each for each in PROGRAMS if each.name == name), None)
-    return known.commands[0] if known and known.commands else name
-
-
-def how_to_get(name: str) -> str:
-    """Why a check was skipped: the program it needs, and the line that installs it."""
-    known = next((each for each in PROGRAMS if each.name == name), None)
-    install = f"; to run this: {known.install()}" if known else ""
-    return f"{name} was not found on PATH{install}"

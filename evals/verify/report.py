@@ -5,11 +5,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from evals.plots import Panel, figure_svg, inline
 from evals.report import replace_files
+from evals.template import environment, render
 from evals.verify.check import CLASSES, Check, Verification
 
 # The worst of a bench show it: more overlays help nobody.
@@ -45,18 +43,10 @@ def to_markdown(found: Verification) -> str:
 
 def to_html(found: Verification) -> str:
     """The page: verdict, a table for each class of gates, overlays of the worst."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("evals", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    css = environment.get_template("report.css").render()
     rows = found.rows()
-    return environment.get_template("validation.html.j2").render(
-        css=Markup(css),
-        markup=Markup,
+    return render(
+        environment(),
+        "validation.html.j2",
         verdict=found.verdict,
         sections=[
             (letter, name, [row for row in rows if row[0].startswith(letter)])

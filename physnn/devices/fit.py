@@ -19,8 +19,7 @@ from physnn.devices.ekv import PARAMETERS, EkvTransistor
 MODEL_ERROR, N_INDEPENDENT = 0.03, 50
 # A fit looks at so many points of a window, evenly chosen; its errors are of all.
 N_POINTS = 1500
-# Starting values (tapeout of sky130, W = 1 um, L = 1 um): any similar process gets
-# there.
+# Starting values, of sky130 at W = 1 um, L = 1 um: any similar process gets there.
 _START = {
     1: (6.6e-7, 0.60, 1.44, 0.06, 0.0034, 0.035, 0.12, 0.22, 0.05),
     -1: (3.9e-7, 0.90, 1.80, 0.15, -0.01, 0.0, 0.28, 0.55, 0.05),
