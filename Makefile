@@ -47,8 +47,8 @@ crosscheck: $(STAMP) ## compare a digital bill with ZigZag, in an environment of
 	  $(PYTHON) -m pytest -m zigzag tests/test_evals_zigzag.py -s
 
 lock: ## renew requirements.lock from pyproject.toml (needs uv)
-	@uv pip compile pyproject.toml --group dev --output-file requirements.lock \
-	  --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	@uv pip compile pyproject.toml --group dev --extra data --extra tensorboard \
+	  --output-file requirements.lock --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --quiet $(LOCK_ARGS)
 
 cuda: $(STAMP) ## let JAX use an NVIDIA GPU: its CUDA 12 libraries, at the locked version

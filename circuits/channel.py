@@ -14,6 +14,8 @@ from physnn.circuit import AbstractMemorylessCircuit
 from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
+from physnn.lines import TailLines
+from physnn.materialized import materialized
 from physnn.noise import is_zero, noisy, shot_variance
 from physnn.process import Process
 
@@ -28,6 +30,8 @@ CELL_OVERHEAD_M2_PER_BIT = 0.3e-12
 PAIR_M2 = 4e-12
 # Added to the wire of a column to hold its sum.
 SUM_F = 10e-15
+# Half of a token of 1 µs.
+INTEGRATE_S = 0.5e-6
 
 # Terms that are added up before a partial sum goes to memory: on a CPU a loop over 16
 # is vectorized and stays in cache, 0.15 ns a synapse; the plain sum takes 60 ns.
@@ -59,6 +63,9 @@ class ChannelLayer(AbstractMemorylessCircuit):
     The tails flow whatever the signal, and with them full shot noise, of tail, pair and
     mirror together `shot_noise` times that of the tail.
 
+    The tails of a column return on one wire, whose IR drop takes from those far from
+    its foot (`line_ohm_per_m`, `physnn.variation.line`).
+
     Assumes: tails on only while a column integrates; leaks are passive. Does not model:
     offsets of the single pairs, the soft corner of a real limiter, output resistance.
 
@@ -83,8 +90,11 @@ class ChannelLayer(AbstractMemorylessCircuit):
         key: Key[Array, ""],
         gain: float = 1.0,
         leak: float = 0.05,
+        integrate_s: float = INTEGRATE_S,
     ):
-        """`gain`: rms of the output over that of the input, at the start; `leak`: m."""
+        """`gain`: rms of the output over that of the input, at the start; `leak`: m;
+        `integrate_s`: how long a column integrates [s].
+        """
         if n_in < 1 or n_out < 1:
             raise ValueError(
                 f"Arguments `n_in` and `n_out` must be positive, but are {n_in} and"
@@ -105,6 +115,14 @@ class ChannelLayer(AbstractMemorylessCircuit):
             bits=bits,
             low=-1.0,
             high=1.0,
+            lines=TailLines(
+                2 / self.units,
+                SUM_F,
+                integrate_s,
+                "swing",
+                CELL_OVERHEAD_M2_PER_BIT,
+                with_wire=True,
+            ),
         )
         self.offset = Bank(
             jnp.zeros(n_out),
@@ -117,6 +135,7 @@ class ChannelLayer(AbstractMemorylessCircuit):
 
     def apply(self, x, *, process, key):
         w = self.weight.realized()
+        x = materialized(x)
         y = channel_sum(x, w) + x @ (self.leak * jnp.sign(w))
         y = process.rate * y / self.units + self.offset.realized()
         if not (is_zero(process.thermal_noise) and is_zero(process.shot_noise)):
@@ -165,8 +184,9 @@ class ChannelLayer(AbstractMemorylessCircuit):
         stored_bits = self.n_in * self.n_out * (self.weight.bits or 8)
         return (
             Event("supply_charge_C", tails, "tails"),
-            Event("supply_charge_C", lines + drivers, "input lines"),
-            Event("supply_charge_C", buffers, "column buffers"),
+            Event("supply_charge_C", lines, "input lines"),
+            Event("amplifier_charge_C", drivers, "input drivers"),
+            Event("amplifier_charge_C", buffers, "column buffers"),
             Event("stored_bit_s", stored_bits * period_s, "weights"),
             Event("flop_cycle", 2 * 2, "integrate and reset"),
         )
@@ -261,11 +281,14 @@ def channel_sum(
     rows = x.reshape(-1, x.shape[-1])
     sign, limit = jnp.sign(w), jnp.abs(w)
 
-    def add(y, x, sign, limit):
-        return y + sign * jnp.clip(x[:, None], -limit, limit)
+    def add(y, x, sign, high, low):
+        # By selects, one instruction each; XLA's minimum and maximum take three. A NaN
+        # stays one.
+        limited = jnp.where(x[:, None] > high, high, x[:, None])
+        return y + sign * jnp.where(limited < low, low, limited)
 
     y = jnp.zeros((len(rows), w.shape[1]), jnp.result_type(x, w))
-    y = _accumulate(add, y, rows.T, sign, limit)
+    y = _accumulate(add, y, materialized(rows.T), sign, limit, -limit)
     return y.reshape(*x.shape[:-1], w.shape[1])
 
 
@@ -275,6 +298,7 @@ def _forward(x, w):
 
 def _backward(residuals, g):
     x, w = residuals
+    g = materialized(g)
     rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     sign, limit = jnp.sign(w), jnp.abs(w)
     size = jnp.abs(rows)
@@ -285,7 +309,9 @@ def _backward(residuals, g):
     def add_w(dw, sign, size, g):
         return dw + jnp.where(size[:, None] >= limit, sign[:, None] * g, 0)
 
-    dx = _accumulate(add_x, jnp.zeros_like(rows), g_rows.T, sign.T, limit.T)
+    dx = _accumulate(
+        add_x, jnp.zeros_like(rows), materialized(g_rows.T), sign.T, limit.T
+    )
     dw = _accumulate(add_w, jnp.zeros_like(w), jnp.sign(rows), size, g_rows)
     return dx.reshape(x.shape), dw
 

@@ -176,18 +176,21 @@ class SarConverter(AbstractMemorylessCircuit):
     def events(self, process, *, period_s):
         del period_s
         n, total_F = self.n_out, self.unit_F * 2 ** (self.bits - 1)
-        sampling = total_F * process.swing_V + process.settling_charge_C(total_F)
+        buffers_C = 2 * process.settling_charge_C(total_F)
         charges = {
-            "samples": 2 * sampling,
+            "samples": 2 * total_F * process.swing_V,
             # Of the two halves one is switched, the whole array in B − 1 decisions.
             "array": total_F * process.supply_V,
             "comparators": 2 * self.bits * self.comparator_F * process.supply_V,
         }
-        missing = floor_J(self.bits) / process.supply_V - sum(charges.values())
+        # By the best amplifiers: no corner of a bill is below the floor.
+        own = sum(charges.values()) + buffers_C * process.amplifier_excess.low
+        missing = floor_J(self.bits) / process.supply_V - own
         if missing > 0:
             charges["measured floor"] = missing
         return (
             *(Event("supply_charge_C", n * q, part) for part, q in charges.items()),
+            Event("amplifier_charge_C", n * buffers_C, "buffers"),
             # A shift register of B, clocked B times, and the B bits it fills.
             Event("flop_cycle", n * self.bits * (self.bits + 1), "sequencers"),
         )
@@ -318,14 +321,16 @@ class Dac(AbstractMemorylessCircuit):
     def events(self, process, *, period_s):
         del period_s
         array_C = self.total_F * process.swing_V
-        buffer_C = process.settling_charge_C(self.total_F + self.load_F)
-        charges = {"arrays": 2 * array_C, "buffers": 2 * buffer_C}
-        missing = dac_floor_J(self.bits) / process.supply_V - sum(charges.values())
+        buffers_C = 2 * process.settling_charge_C(self.total_F + self.load_F)
+        charges = {"arrays": 2 * array_C}
+        own = 2 * array_C + buffers_C * process.amplifier_excess.low
+        missing = dac_floor_J(self.bits) / process.supply_V - own
         if missing > 0:
             charges["measured floor"] = missing
         n = self.n_out
         return (
             *(Event("supply_charge_C", n * q, part) for part, q in charges.items()),
+            Event("amplifier_charge_C", n * buffers_C, "buffers"),
             Event("flop_cycle", n * self.bits, "words"),
         )
 

@@ -8,14 +8,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from circuits import equilibrium_cells
+from circuits.parts import one_of
 from physnn.bank import Bank
 from physnn.dynamics import AbstractDynamicCircuit
 from physnn.equilibrium import FixedPointConfig, fixed_point, residual, solve
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
+from physnn.materialized import materialized
 from physnn.noise import rms, thermal_noise, white
 from physnn.process import Process
 
@@ -33,7 +36,7 @@ class Nodes(NamedTuple):
     d: Float[Array, " n"]  # input conductance
     load: Float[Array, " n"]  # all conductance at a node
     rate: Float[Array, " n"]  # unit conductances of C/T
-    offset: Float[Array, " n"]  # of a buffer [full scale]
+    offset: Float[Array, "*moving n"]  # of a buffer [full scale]
     reach: Float[Array, ""]  # output at which a buffer saturates [full scale]
 
 
@@ -122,23 +125,14 @@ class SettlingNetwork(AbstractDynamicCircuit):
         of the slowest node at the start [tokens], 0 is that of the fastest; `n_steps`:
         of a token in mode `transient`; `state_F`: C [F].
         """
-        for name, value in (
-            ("n", n),
-            ("period_s", period_s),
-            ("strength", strength),
-            ("margin", margin),
-            ("n_settle", n_settle),
-            ("n_steps", n_steps),
-            ("state_F", state_F),
-        ):
+        amounts = {"n": n, "period_s": period_s, "strength": strength, "margin": margin}
+        amounts |= {"n_settle": n_settle, "n_steps": n_steps, "state_F": state_F}
+        for name, value in amounts.items():
             if not 0 < value < math.inf:
                 raise ValueError(
                     f"Argument `{name}` must be positive and finite, but is {value}."
                 )
-        if mode not in ("equilibrium", "transient"):
-            raise ValueError(
-                f"Argument `mode` must be equilibrium or transient, but is {mode!r}."
-            )
+        one_of("equilibrium", "transient", mode=mode)
         if not 0 <= degree <= n:
             raise ValueError(
                 f"Argument `degree` must be from 0 to the {n} nodes, but is {degree}."
@@ -168,6 +162,7 @@ class SettlingNetwork(AbstractDynamicCircuit):
                 clip_sigma=max(math.sqrt(n), 1.0),
                 low=-4.0,
                 high=4.0,
+                lines=equilibrium_cells.tails(self._rates(), state_F, period_s),
             )
         self.drive = Bank(
             jnp.ones(n),
@@ -184,11 +179,13 @@ class SettlingNetwork(AbstractDynamicCircuit):
 
     def rates(self) -> Float[Array, " n"]:
         """T·G_i/C: units of time C/G_i of each node in a token, fastest first."""
+        return jnp.asarray(self._rates(), jnp.result_type(float))
+
+    def _rates(self) -> np.ndarray:
         slowest = self.n_settle
         if self.longest_memory:
             slowest = 1 / (self.longest_memory * self.start_load())
-        ends = math.log(self.n_settle), math.log(slowest)
-        return jnp.exp(jnp.linspace(*ends, self.n_out))
+        return np.geomspace(self.n_settle, slowest, self.n_out)
 
     def nodes(self, process: Process) -> Nodes:
         """The conductances of the network, or of the chip."""
@@ -305,12 +302,16 @@ class SettlingNetwork(AbstractDynamicCircuit):
         shape = (len(xs), self.n_steps, *xs.shape[1:-1])
         noise = self._noise(shape, nodes, process=process, key=key)
 
+        # Where flicker moves the buffers it is different for every token.
+        moving = nodes.offset if nodes.offset.ndim > 1 else None
+
         def token(v, inputs):
-            x, drawn = inputs
-            v = self.think(v, x, drawn, nodes, n_steps=self.n_steps)
+            x, drawn, offset = inputs
+            here = nodes if offset is None else nodes._replace(offset=offset)
+            v = self.think(v, x, drawn, here, n_steps=self.n_steps)
             return v, v
 
-        return jax.lax.scan(token, state, (xs, noise))
+        return jax.lax.scan(token, state, (xs, noise, moving))
 
     def settle(
         self,
@@ -387,7 +388,7 @@ def _buffers(v, nodes: Nodes):
 def settling_map(v, args):
     """v ↦ s(v) @ W + target: what the nodes are pulled to."""
     weight, target, offset, reach = args
-    return (reach * jnp.tanh((v + offset) / reach)) @ weight + target
+    return materialized(reach * jnp.tanh((v + offset) / reach) @ weight) + target
 
 
 def _few_signs(n: int, degree: int, key: Key[Array, ""]) -> Float[Array, "n n"]:

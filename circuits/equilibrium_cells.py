@@ -11,6 +11,7 @@ from physnn.bank import Bank
 from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
+from physnn.lines import TailLines
 from physnn.process import Process
 
 if TYPE_CHECKING:
@@ -23,6 +24,16 @@ TILE = 6
 FINE_STEPS = 128
 # A bench of an equilibrium lasts this many of the slowest time constants.
 SETTLING = 14.0
+
+
+def tails(rates: np.ndarray, state_F: float, period_s: float) -> TailLines:
+    """Tails of the couplings of a node: G·2nU_T, on one return line for each node.
+
+    `rates`: T·G/C of each node, the unit of its conductances.
+    """
+    shares = tuple(rates.tolist())
+    bit_m2 = CELL_OVERHEAD_M2_PER_BIT
+    return TailLines(shares, state_F, period_s, "linear", bit_m2, halves=2)
 
 
 def events(
@@ -42,7 +53,8 @@ def events(
     nodes = 2 * n * circuit.state_F * process.swing_V
     pitch_m = 0.0 if bank is None else _cell_m2(bank) ** 0.5
     line_F = NODE_F + n * pitch_m * process.wire_F_per_m
-    buffers = 2 * n * (process.settling_charge_C(line_F) + line_F * process.swing_V)
+    lines = 2 * n * line_F * process.swing_V
+    buffers = 2 * n * process.settling_charge_C(line_F)
     found = [
         Event("supply_charge_C", tails, "conductances"),
         Event("supply_charge_C", nodes, "nodes"),
@@ -50,7 +62,8 @@ def events(
     if bank is not None:
         stored = bank.value.size * (bank.bits or 8)
         found += [
-            Event("supply_charge_C", buffers, "buffers"),
+            Event("supply_charge_C", lines, "lines"),
+            Event("amplifier_charge_C", buffers, "buffers"),
             Event("stored_bit_s", stored * period_s, "couplings"),
         ]
     return tuple(found)

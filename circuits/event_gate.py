@@ -129,12 +129,14 @@ class EventGate(AbstractMemorylessCircuit):
         decisions = 2 * self.n_in * COMPARATOR_F * process.supply_V
         events = (
             Event("supply_charge_C", decisions, "comparators"),
-            Event("supply_charge_C", 2 * self.n_in * node_C * self.activity(), "tails"),
+            Event(
+                "amplifier_charge_C", 2 * self.n_in * node_C * self.activity(), "tails"
+            ),
         )
         if not self.inhibition:
             return events
         # The squarer of each unit settles one node, its pull on the line another.
-        line = Event("supply_charge_C", 2 * self.n_in * node_C, "inhibition")
+        line = Event("amplifier_charge_C", 2 * self.n_in * node_C, "inhibition")
         return (*events, line)
 
     def diagnose(self, xs, *, process, key):

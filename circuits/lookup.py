@@ -11,10 +11,10 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from circuits.lookup_bits import TrainedBits
 from circuits.lookup_cells import table_netlist
 from circuits.lookup_logic import on_bits
 from circuits.lookup_read import (
-    STUCK_LOGIT,
     bit_flip_probability,
     flip_bits,
     hadamard,
@@ -59,7 +59,7 @@ def initial_logits(
     return jnp.broadcast_to(jnp.asarray(size * first), (n, 2**k))
 
 
-class LookupLayer(AbstractMemorylessCircuit):
+class LookupLayer(TrainedBits, AbstractMemorylessCircuit):
     """Tables of k inputs: each reads the bit that its pins point at.
 
         x ══[ wiring ]══╤═ pin 0 … k−1 ═[ 2^k bits ]── y_j
@@ -70,11 +70,8 @@ class LookupLayer(AbstractMemorylessCircuit):
         y is inverted with probability ½·erfc(margin / √2·σ),  σ² ∝ kT/node_F
 
     A bit is ± full scale. What runs, in training as on chip, is the hard table; its
-    gradient is that of the soft one at the same corner (`look_up`). `basis` is what is
-    trained: the logits θ, or their Walsh coefficients w with θ = H·w, the same tables
-    in other coordinates. `soft` evaluates the soft table (`softened`). While
-    `exploring` (in training) each read draws its bit: sgn(θ(a) + gumbel·logistic
-    noise), the Gumbel-softmax of two values with a straight-through estimator.
+    gradient is that of the soft one at the same corner (`look_up`). `soft` evaluates
+    the soft table (`softened`).
 
     Assumes: a table is an array of 2^k stored bits behind a multiplexer tree, read once
     per step; every pin and output switches in each step (an upper bound of the charge).
@@ -82,36 +79,15 @@ class LookupLayer(AbstractMemorylessCircuit):
 
     References: Bacellar et al. 2024, "Differentiable weightless neural networks", arXiv
     2410.11112; Petersen et al. 2022, "Deep differentiable logic gate networks", arXiv
-    2210.08277; Jang et al. 2017, "Categorical reparameterization with Gumbel-softmax",
-    arXiv 1611.01144.
+    2210.08277.
     """
 
-    trained: Float[Array, "n entries"]
     wiring: FixedWiring | LearnedWiring
     n_in: int = eqx.field(static=True)
     n_out: int = eqx.field(static=True)
-    k: int = eqx.field(static=True)
-    basis: Literal["multilinear", "walsh"] = eqx.field(static=True)
     blur: float = eqx.field(static=True)
     node_F: float = eqx.field(static=True)
-    gumbel: float = eqx.field(static=True)
-    exploring: bool = eqx.field(static=True)
     soft: bool = eqx.field(static=True)
-
-    def logits(self) -> Float[Array, "n entries"]:
-        """θ: log-odds of every bit of every table."""
-        if self.basis == "multilinear":
-            return self.trained
-        return self.trained @ jnp.asarray(hadamard(self.k), self.trained.dtype)
-
-    def stored(self):
-        # θ: a stuck bit reads its sign, a dead or an undecided one as zero.
-        return self.logits(), STUCK_LOGIT
-
-    def with_stored(self, values):
-        if self.basis == "walsh":
-            values = values @ jnp.asarray(hadamard(self.k), values.dtype) / 2**self.k
-        return dataclasses.replace(self, trained=values)
 
     def wires(self) -> Int[np.ndarray, "n k"]:
         """The input bit that each pin of each table reads on chip."""
@@ -123,11 +99,7 @@ class LookupLayer(AbstractMemorylessCircuit):
             p = multilinear(jax.nn.sigmoid(self.logits()), pins, self.k)
             y = 2 * p - 1
         else:
-            shift = None
-            if self.exploring and self.gumbel > 0:
-                shape = (*x.shape[:-1], self.n_out)
-                drawn = jr.logistic(stream(key, "gumbel"), shape, x.dtype)
-                shift = self.gumbel * drawn
+            shift = self.drawn((*x.shape[:-1], self.n_out), x.dtype, key)
             y = look_up(pins, self.logits(), self.blur, shift)
         probability = bit_flip_probability(process, self.node_F)
         return flip_bits(y, probability, stream(key, "flips"))
@@ -252,15 +224,6 @@ def truth_tables(circuit) -> UInt8[np.ndarray, "n entries"]:
     """The bits that a layer, or state bits, hold on chip: row j, entry Σ 2^i·pin_i."""
     logits = eqx.filter_jit(lambda circuit: circuit.logits())(circuit)
     return (np.asarray(logits) > 0).astype(np.uint8)
-
-
-def exploring(model: Model) -> Model:
-    """`model` as it is trained: layers with `gumbel` draw the bits that are read."""
-    is_layer = lambda node: isinstance(node, LookupLayer)
-    explore = lambda node: (
-        dataclasses.replace(node, exploring=True) if is_layer(node) else node
-    )
-    return jax.tree.map(explore, model, is_leaf=is_layer)
 
 
 def softened(model: Model, *, tables_only: bool = True) -> Model:

@@ -11,6 +11,7 @@ from physnn.circuit import AbstractMemorylessCircuit
 from physnn.energy.events import Event, adc_event
 from physnn.export import cells
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
+from physnn.materialized import materialized
 from physnn.noise import thermal_noise
 from physnn.process import Process
 
@@ -28,7 +29,7 @@ def sign_of(u: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 sign_of.defvjp(
     lambda u: (sign_of(u), u),
-    lambda u, cotangent: (cotangent * (1 - jnp.square(jnp.tanh(u))),),
+    lambda u, g: (materialized(g) * (1 - jnp.square(jnp.tanh(u))),),
 )
 
 
@@ -68,7 +69,7 @@ class Thermometer(AbstractMemorylessCircuit):
         # The draw has one row of comparators: (…, n_in·levels).
         over = over.reshape(*x.shape[:-1], self.n_out)
         over = thermal_noise(over, self.variance(process), process=process, key=key)
-        u = over / self.width
+        u = materialized(over / self.width)
         return jnp.tanh(u) if self.soft else sign_of(u)
 
     def variance(self, process: Process):

@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from physnn.materialized import materialized
 from physnn.process import Process
 from physnn.units import thermal_energy_J
 
@@ -111,9 +112,7 @@ def _look_up_gradient(blur, residuals, cotangent):
     table = jnp.einsum("ajb,nb->jna", kernel, jax.nn.sigmoid(logits)).reshape(k, -1)
     read = [
         # Apart from the others: fused into their stack, each is read three times over.
-        jax.lax.optimization_barrier(
-            cotangent * row.at[address].get(mode="promise_in_bounds")
-        )
+        materialized(cotangent * row.at[address].get(mode="promise_in_bounds"))
         for row in table
     ]
     return jnp.stack(read, axis=-2), to_logits.reshape(n, entries), no_shift

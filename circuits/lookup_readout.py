@@ -69,7 +69,7 @@ class GroupSum(AbstractMemorylessCircuit):
         amplifiers_C = 2 * self.n_out * process.settling_charge_C(load_F)
         return (
             Event("supply_charge_C", inputs_C, "bits"),
-            Event("supply_charge_C", amplifiers_C, "amplifiers"),
+            Event("amplifier_charge_C", amplifiers_C, "amplifiers"),
             Event("flop_cycle", 2 * 4, "clock phases"),
         )
 

@@ -1,6 +1,5 @@
 """State bits: each is written, every token, by a table that also reads it."""
 
-import dataclasses
 import math
 from typing import Literal
 
@@ -17,10 +16,10 @@ from circuits.lookup import (
     table_events,
     truth_tables,
 )
+from circuits.lookup_bits import TrainedBits
 from circuits.lookup_cells import state_netlist
 from circuits.lookup_logic import on_bits, state_logic
 from circuits.lookup_read import (
-    STUCK_LOGIT,
     bit_flip_probability,
     flip_bits,
     hadamard,
@@ -37,7 +36,7 @@ from physnn.process import Process
 from physnn.recurrence import linear_recurrence
 
 
-class LookupState(AbstractCircuit[Float[Array, "*batch n"]]):
+class LookupState(TrainedBits, AbstractCircuit[Float[Array, "*batch n"]]):
     """Bits that remember: a table of k pins, one of which is the bit itself.
 
         x ══[ wiring ]══╤═ pin 0 … k−2 ═╗
@@ -62,30 +61,12 @@ class LookupState(AbstractCircuit[Float[Array, "*batch n"]]):
     cannot, Grazzi et al. 2024, arXiv 2411.12537.
     """
 
-    trained: Float[Array, "n entries"]
     n_in: int = eqx.field(static=True)
     n_out: int = eqx.field(static=True)
-    k: int = eqx.field(static=True)
-    basis: Literal["multilinear", "walsh"] = eqx.field(static=True)
     blur: float = eqx.field(static=True)
     node_F: float = eqx.field(static=True)
     seed: int = eqx.field(static=True)
     soft: bool = eqx.field(static=True)
-
-    def logits(self) -> Float[Array, "n entries"]:
-        """θ: log-odds of every bit of every table; the state is the highest pin."""
-        if self.basis == "multilinear":
-            return self.trained
-        return self.trained @ jnp.asarray(hadamard(self.k), self.trained.dtype)
-
-    def stored(self):
-        # θ: a stuck bit reads its sign, a dead or an undecided one as zero.
-        return self.logits(), STUCK_LOGIT
-
-    def with_stored(self, values):
-        if self.basis == "walsh":
-            values = values @ jnp.asarray(hadamard(self.k), values.dtype) / 2**self.k
-        return dataclasses.replace(self, trained=values)
 
     def wires(self) -> np.ndarray:
         """The input that each pin but the last reads, `(n, k − 1)`."""
@@ -111,7 +92,11 @@ class LookupState(AbstractCircuit[Float[Array, "*batch n"]]):
                 2 * multilinear(jax.nn.sigmoid(half), pins, k) - 1 for half in halves
             )
         else:
-            low, high = (look_up(pins, half, self.blur) for half in halves)
+            drawn = self.drawn((2, *x.shape[:-1], self.n_out), x.dtype, key)
+            low, high = (
+                look_up(pins, half, self.blur, None if drawn is None else drawn[i])
+                for i, half in enumerate(halves)
+            )
         # A flip inverts what is written, whatever the state was.
         sure = flip_bits(
             jnp.ones(low.shape, low.dtype),
@@ -170,6 +155,7 @@ def lookup_state(
     k: int = 6,
     basis: Literal["multilinear", "walsh"] = "multilinear",
     blur: float = 0.25,
+    gumbel: float = 0.0,
     node_F: float = BIT_NODE_F,
     seed: int = 0,
 ) -> LookupState:
@@ -204,6 +190,8 @@ def lookup_state(
         basis=basis,
         blur=blur,
         node_F=node_F,
+        gumbel=gumbel,
+        exploring=False,
         seed=seed,
         soft=False,
     )

@@ -9,6 +9,8 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from physnn.materialized import materialized
+
 
 def _scrambled(values: np.ndarray) -> np.ndarray:
     """Hash of 64-bit integers (splitmix64, DOI 10.1145/2660193.2660195).
@@ -64,12 +66,13 @@ def gather(x: Float[Array, "*batch n_in"], wires: np.ndarray) -> Float[Array, ".
     def backward(_, cotangent):
         nothing = jnp.zeros((*cotangent.shape[:-1], 1), cotangent.dtype)
         padded = jnp.concatenate([cotangent, nothing], axis=-1)
-        padded = jax.lax.optimization_barrier(padded)
+        padded = materialized(padded)
         total = jnp.zeros((*cotangent.shape[:-1], n_in), cotangent.dtype)
         # One addend after another: the pins of all bits at once would not fit a cache.
         for pins in inverse.T:
             total = total + padded.at[:, pins].get(mode="promise_in_bounds")
-        return (total,)
+        # Else it is read against its layout wherever it is used.
+        return (materialized(total),)
 
     gathered.defvjp(lambda x: (gathered(x), None), backward)
     # One batch axis: XLA's CPU gathers are 20 times slower with two.

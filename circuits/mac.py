@@ -14,14 +14,21 @@ from physnn.circuit import AbstractMemorylessCircuit
 from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.netlist import Netlist
+from physnn.lines import ChargeLines
+from physnn.materialized import materialized
 from physnn.noise import thermal_noise
 from physnn.process import Process
 
 # Drawn area of an amplifier's input pair: sets its offset. 4 µm² keeps a 28 nm pair
 # at 1 mV.
 AMPLIFIER_PAIR_M2 = 4e-12
+# Causes of charge that amplifiers draw.
+SETTLED = ("input drivers", "amplifiers")
 # Area of a weight's stored bits and switches beside its capacitor.
 CELL_OVERHEAD_M2_PER_BIT = 0.3e-12
+# A fiftieth of a token of 1 µs: the gated RC model of WikiText-2 has 13 MACs one after
+# another and as many other stages, of two phases each.
+SETTLE_S = 20e-9
 
 
 class ChargeMac(AbstractMemorylessCircuit):
@@ -40,7 +47,8 @@ class ChargeMac(AbstractMemorylessCircuit):
     factor of the bank. Its trainable `size` buys signal-to-noise and matching with
     charge; below zero it gives levels of the code away for charge and stored bits.
 
-    Assumes: complete settling within a stage; amplifiers biased only while they settle;
+    Assumes: amplifiers that settle within a stage and are biased only so long; lines
+    that do, unless `line_ohm_per_m` of an environment says how resistive they are;
     every switched-in capacitor swings full scale each step (an upper bound of the
     charge). Does not model: charge injection, finite gain, dependence of the noise on
     β, leakage between the two clock phases.
@@ -64,8 +72,12 @@ class ChargeMac(AbstractMemorylessCircuit):
         process: Process,
         key: Key[Array, ""],
         gain: float = 1.0,
+        settle_s: float = SETTLE_S,
     ):
-        """`gain`: rms of the output over that of the input, at the start."""
+        """`gain`: rms of the output over that of the input, at the start.
+
+        `settle_s`: what rows and columns have to settle, in each of the two phases [s].
+        """
         if n_in < 1 or n_out < 1:
             raise ValueError(
                 f"Arguments `n_in` and `n_out` must be positive, but are {n_in} and"
@@ -80,7 +92,7 @@ class ChargeMac(AbstractMemorylessCircuit):
             area_m2=process.capacitor_min_F / process.capacitor_density_F_per_m2,
             bits=bits,
             size=jnp.zeros(()),
-            columns="charge",
+            lines=ChargeLines(settle_s, CELL_OVERHEAD_M2_PER_BIT),
         )
         self.offset = Bank(
             jnp.zeros(n_out),
@@ -114,7 +126,8 @@ class ChargeMac(AbstractMemorylessCircuit):
         return variance * (ratios + 1) / units
 
     def apply(self, x, *, process, key):
-        y = x @ self.weight.realized() + self.offset.realized()
+        y = materialized(materialized(x) @ self.weight.realized())
+        y = y + self.offset.realized()
         y = thermal_noise(y, self.noise_variance(process), process=process, key=key)
         return jnp.clip(y, -1.0, 1.0)
 
@@ -129,7 +142,10 @@ class ChargeMac(AbstractMemorylessCircuit):
         return jnp.sqrt(self.n_in * self.n_out * self.cell_m2(process))
 
     def charge_C(self, process: Process) -> dict[str, Float[Array, ""]]:
-        """Supply charge of one step by cause [C], both differential halves."""
+        """Supply charge of one step by cause [C], both differential halves.
+
+        Of the causes in `SETTLED` it is that of ideal amplifiers.
+        """
         cells = self.n_in * self.n_out
         unit_F = self.unit_F(process)
         full_F = unit_F * self.weight.units()
@@ -153,7 +169,14 @@ class ChargeMac(AbstractMemorylessCircuit):
         charges = self.charge_C(process)
         stored_bits = self.n_in * self.n_out * self.weight.code_bits()
         return (
-            *(Event("supply_charge_C", q, part) for part, q in charges.items()),
+            *(
+                Event(
+                    "amplifier_charge_C" if part in SETTLED else "supply_charge_C",
+                    q,
+                    part,
+                )
+                for part, q in charges.items()
+            ),
             Event("stored_bit_s", stored_bits * period_s, "weights"),
             Event("flop_cycle", 2 * 4, "clock phases"),
         )

@@ -163,12 +163,13 @@ class PassiveMixing(AbstractMemorylessCircuit):
         del period_s
         n_steps = self.share.value.shape[0]
         sample_C = self.store_F * process.swing_V
-        sample_C += process.settling_charge_C(self.store_F)
+        buffer_C = process.settling_charge_C(self.store_F)
         # Of each stream: portion to rest, and portion to portion, in both halves.
         switches = 2 * 2 * self.n_in * n_steps
         gates_C = switches * process.switch_gate_F * process.supply_V
         return (
             Event("supply_charge_C", 2 * self.n_in * sample_C, "samples"),
+            Event("amplifier_charge_C", 2 * self.n_in * buffer_C, "buffers"),
             Event("supply_charge_C", gates_C, "switches"),
             Event("flop_cycle", 2 * n_steps, "clock phases"),
         )

@@ -25,7 +25,7 @@ from circuits.oscillator_parts import (
     sources,
     wrapped,
 )
-from circuits.parts import NODE_F, positive
+from circuits.parts import NODE_F, one_of, positive
 from physnn.bank import Bank
 from physnn.dynamics import AbstractDynamicCircuit
 from physnn.energy.events import Event
@@ -64,8 +64,8 @@ class PhaseOscillators(AbstractDynamicCircuit):
 
     Assumes: weak injection (`diagnose`: injection ratio), so that amplitudes are
     constant; a coupler of either sign, and of a reach that is short against a cycle; a
-    clean reference. Does not model: harmonics of a ring beyond `shape`, supply pushing,
-    flicker noise, amplitude (see `StuartLandau`), start-up.
+    clean reference. Does not model: harmonics of a ring beyond `shape`, flicker noise
+    within a token, amplitude (see `StuartLandau`), start-up.
 
     References: Adler 1946, DOI 10.1109/JRPROC.1946.229930; Acebrón et al. 2005, "The
     Kuramoto model", DOI 10.1103/RevModPhys.77.137; Hajimiri, Limotyrakis & Lee 1999,
@@ -137,20 +137,12 @@ class PhaseOscillators(AbstractDynamicCircuit):
                 f"Argument `n_steps` must be a multiple of the {n_segments} segments,"
                 f" but is {n_steps}."
             )
-        if not second_harmonic >= 0:
+        if not (L := second_harmonic) >= 0:
             raise ValueError(
-                "Argument `second_harmonic` must not be negative, but is"
-                f" {second_harmonic}."
+                f"Argument `second_harmonic` must not be negative, but is {L}."
             )
-        if coupling not in ("dense", "local", "sparse", "none"):
-            raise ValueError(
-                "Argument `coupling` must be dense, local, sparse or none, but is"
-                f" {coupling!r}."
-            )
-        if reference not in ("clock", "ring"):
-            raise ValueError(
-                f"Argument `reference` must be clock or ring, but is {reference!r}."
-            )
+        one_of("dense", "local", "sparse", "none", coupling=coupling)
+        one_of("clock", "ring", reference=reference)
         if not shape or not any(shape[0]):
             raise ValueError(
                 f"Argument `shape` must begin with a first harmonic, but is {shape}."
@@ -169,7 +161,8 @@ class PhaseOscillators(AbstractDynamicCircuit):
 
         def couplers(name, shape):
             spread = coupling_rate / math.sqrt(max(shape[0], 1))
-            return coupler_bank(spread * jr.normal(stream(key, name), shape), bits=bits)
+            value = spread * jr.normal(stream(key, name), shape)
+            return coupler_bank(value, bits=bits, ring_F=ring_F, period_s=period_s)
 
         self.couplings = tuple(
             couplers(f"couplings{i}", wired.shape)
@@ -211,7 +204,7 @@ class PhaseOscillators(AbstractDynamicCircuit):
         ring = moved(self.ring, process.ring_rate)
         return eqx.tree_at(lambda cell: cell.ring, cell, ring)
 
-    def detuning(self) -> Float[Array, " rings"]:
+    def detuning(self) -> Float[Array, "*moving rings"]:
         """ω: how far each ring runs ahead of the reference [rad/token]."""
         return self.ring.realized() - 2 * math.pi * self.cycles
 
@@ -239,7 +232,10 @@ class PhaseOscillators(AbstractDynamicCircuit):
         return tuple(self.rate_of(omega, self.pulls(i)) for i in range(self.n_segments))
 
     def rate_of(self, omega, pull) -> Rate:
-        """dθ/dt of rings of detuning `omega` that pull each other by `pull`."""
+        """dθ/dt of rings of detuning `omega` that pull each other by `pull`.
+
+        `omega` is that of all rings, or of every sequence.
+        """
         shape = self.shape
         if self.coupling == "none" and not self.n_pool:
             shape = ()
@@ -356,13 +352,19 @@ class PhaseOscillators(AbstractDynamicCircuit):
         shape = (len(xs), self.n_steps, *xs.shape[1:-1])
         jitter = self._jitter(shape, process=process, key=key)
 
-        rates, xs = self.at(process).rates(), process.rate * xs
+        cell, xs = self.at(process), process.rate * xs
+        pulls = [cell.pulls(i) for i in range(cell.n_segments)]
+        omega = cell.detuning()  # where flicker moves the rings, one for every token
+        moving = omega if omega.ndim > 1 else None
 
         def token(theta, inputs):
-            theta = self.settle(theta, *inputs, rates=rates)
+            x, noise, own = inputs
+            here = omega if own is None else own
+            rates = [cell.rate_of(here, pull) for pull in pulls]
+            theta = cell.settle(theta, x, noise, rates=rates)
             return wrapped(theta), theta
 
-        return jax.lax.scan(token, state, (xs, jitter))
+        return jax.lax.scan(token, state, (xs, jitter, moving))
 
     def diagnose(self, xs, *, process, key):
         """Is it in its computing regime? The limits are in `oscillator_regime`."""
@@ -389,7 +391,7 @@ class PhaseOscillators(AbstractDynamicCircuit):
             *ring_events(
                 self.ring, counts, process, cycles=self.cycles, ring_F=self.ring_F
             ),
-            Event("supply_charge_C", detectors, "phase detectors"),
+            Event("amplifier_charge_C", detectors, "phase detectors"),
             Event("stored_bit_s", stored * period_s, "couplings"),
         )
 

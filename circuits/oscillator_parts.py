@@ -13,6 +13,8 @@ from jaxtyping import Array, Float
 from circuits.parts import positive
 from physnn.bank import Bank
 from physnn.energy.events import Event
+from physnn.lines import TailLines
+from physnn.materialized import materialized
 from physnn.process import Process
 from physnn.units import thermal_energy_J
 
@@ -27,6 +29,9 @@ GATE_F_PER_M2 = 30e-3
 COUPLER_PER_RING = 19 / 8
 # Smallest coupler cell, one unit of current.
 COUPLER_M2 = 1e-12
+# A ring forgets a disturbance within a cycle or so: its quality factor in Adler's law
+# K = (ω/2Q)·ratio of currents.
+RING_Q = 1.0
 # More phases than this are coupled by wires, never by a dense matrix.
 DENSE_MAX = 4096
 
@@ -67,8 +72,18 @@ def jitter_variance(ring: Bank, process: Process, *, cycles: float, ring_F: floa
     )
 
 
-def coupler_bank(value: Float[Array, "sources n"], *, bits: int | None) -> Bank:
-    """Couplers of `value` [rad/token], a column for each oscillator that they pull."""
+def coupler_bank(
+    value: Float[Array, "sources n"],
+    *,
+    bits: int | None,
+    ring_F: float,
+    period_s: float,
+) -> Bank:
+    """Couplers of `value` [rad/token], a column for each oscillator that they pull.
+
+    A pull K takes the current ring_F·V·Q·K/(π·period) (Adler's law, a ring takes ring_F
+    of charge times V each cycle): its tails return on one wire for each oscillator.
+    """
     n_units = 1 if bits is None else 2 ** (bits - 1) - 1
     return Bank(
         value,
@@ -77,6 +92,7 @@ def coupler_bank(value: Float[Array, "sources n"], *, bits: int | None) -> Bank:
         area_m2=COUPLER_M2,
         n_units=n_units,
         bits=bits,
+        lines=TailLines(RING_Q / math.pi, ring_F, period_s, "supply"),
     )
 
 
@@ -157,7 +173,7 @@ def puller(value: Float[Array, "sources n"], wired: np.ndarray):
         return jnp.zeros_like
     if wired.shape[1] <= DENSE_MAX:
         K = matrix(value, wired)
-        return lambda v: v @ K
+        return lambda v: materialized(v @ K)
 
     def pull(v):
         total = value[0] * v[..., wired[0]]

@@ -6,15 +6,11 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from circuits.oscillator_parts import sincos
+from circuits.oscillator_parts import RING_Q, sincos
 from physnn.process import Process
 
 if TYPE_CHECKING:
     from circuits.oscillator import PhaseOscillators
-
-# A ring forgets a disturbance within a cycle or so: its quality factor in Adler's law
-# K = (ω/2Q)·ratio of currents.
-RING_Q = 1.0
 
 # figure: (lowest, highest) in the computing regime. Too weak a coupling leaves static
 # random features, too strong a one synchrony.

@@ -14,6 +14,7 @@ from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.compose import array
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
+from physnn.materialized import materialized
 from physnn.noise import thermal_noise
 from physnn.process import Process
 
@@ -65,7 +66,7 @@ class AutomaticGain(AbstractMemorylessCircuit):
         del period_s
         # Squarer, divider and output branch of each channel settle one node each.
         charge = 3 * self.n_in * process.settling_charge_C(NODE_F)
-        return (Event("supply_charge_C", charge, "translinear loop"),)
+        return (Event("amplifier_charge_C", charge, "translinear loop"),)
 
     def netlist(self, process, *, name) -> Netlist:
         gains = cells.realized(self.gain).tolist()
@@ -154,7 +155,7 @@ class GilbertGate(AbstractMemorylessCircuit):
         del period_s
         # Two stacked pairs share one tail, which must settle the output node.
         charge = 2 * self.n_out * process.settling_charge_C(NODE_F)
-        return (Event("supply_charge_C", charge, "gates"),)
+        return (Event("amplifier_charge_C", charge, "gates"),)
 
     def netlist(self, process, *, name) -> Netlist:
         offsets = cells.realized(self.offset).tolist()
@@ -216,11 +217,8 @@ class DelayLine(AbstractCircuit[Float[Array, "past *batch n"]]):
 
     def scan(self, state, xs, *, process, key):
         taps = self.tap.realized()
-        past = len(taps) - 1
         held = jnp.concatenate([state, xs])
-        y = taps[0] * xs
-        for k in range(1, past + 1):
-            y = y + taps[k] * held[past - k : past - k + len(xs)]
+        y = tapped(taps, materialized(held))
         variance = process.thermal_variance(NODE_F) * (1 + jnp.sum(jnp.abs(taps), 0))
         y = thermal_noise(y, variance, process=process, key=key)
         return held[len(xs) :], jnp.clip(y, -1.0, 1.0)
@@ -236,7 +234,7 @@ class DelayLine(AbstractCircuit[Float[Array, "past *batch n"]]):
         amplifiers = 2 * self.n_in * process.settling_charge_C((taps + 1) * NODE_F)
         return (
             Event("supply_charge_C", hold, "held samples"),
-            Event("supply_charge_C", amplifiers, "amplifiers"),
+            Event("amplifier_charge_C", amplifiers, "amplifiers"),
             Event("flop_cycle", 2 * taps, "clock phases"),
         )
 
@@ -274,11 +272,46 @@ class DelayLine(AbstractCircuit[Float[Array, "past *batch n"]]):
         return array(name, channels)
 
 
+@jax.custom_vjp
+def tapped(
+    taps: Float[Array, "taps n"], held: Float[Array, "past_and_time *batch n"]
+) -> Float[Array, "time *batch n"]:
+    """Σ_k taps_k·held_{t−k}, whose gradient is the same sum backwards in time."""
+    time = len(held) - len(taps) + 1
+    y = taps[-1] * held[:time]
+    for k in range(1, len(taps)):
+        y = y + taps[-1 - k] * held[k : k + time]
+    return y
+
+
+def _tapped_gradient(residuals, g):
+    taps, held = residuals
+    g, past = materialized(g), len(taps) - 1
+    none = jnp.zeros((past, *g.shape[1:]), g.dtype)
+    to_held = tapped(taps[::-1], materialized(jnp.concatenate([none, g, none])))
+    axes = tuple(range(g.ndim - 1))
+    to_taps = [jnp.sum(g * held[k : k + len(g)], axes) for k in range(past, -1, -1)]
+    return jnp.stack(to_taps), to_held
+
+
+tapped.defvjp(lambda taps, held: (tapped(taps, held), (taps, held)), _tapped_gradient)
+
+
 def positive(**amounts: int | float) -> None:
     """Raises `ValueError` for the first amount that is not above zero."""
     for name, value in amounts.items():
         if not value > 0:
             raise ValueError(f"Argument `{name}` must be positive, but is {value}.")
+
+
+def one_of(*known: str, **chosen: str) -> None:
+    """Raises `ValueError` for the first choice that is not among those known."""
+    for name, value in chosen.items():
+        if value not in known:
+            raise ValueError(
+                f"Argument `{name}` must be {', '.join(known[:-1])} or {known[-1]}, but"
+                f" is {value!r}."
+            )
 
 
 def log_spaced_sigmoid_bias(n: int, *, fastest: float, slowest: float):

@@ -65,7 +65,7 @@ class SampleHold(AbstractMemorylessCircuit):
         switch_C = process.switch_gate_F * process.supply_V
         return (
             Event("supply_charge_C", 2 * self.n_out * held_C, "samples"),
-            Event("supply_charge_C", 2 * self.n_out * buffer_C, "buffers"),
+            Event("amplifier_charge_C", 2 * self.n_out * buffer_C, "buffers"),
             Event("supply_charge_C", 2 * self.n_out * switch_C, "switches"),
         )
 

@@ -112,7 +112,8 @@ class StuartLandau(AbstractDynamicCircuit):
         if shape[0]:
             spread = coupling_rate / math.sqrt(shape[0])
             value = spread * jr.normal(stream(key, "coupling"), shape)
-            self.coupling = coupler_bank(value, bits=bits)
+            sizes = {"ring_F": ring_F, "period_s": period_s}
+            self.coupling = coupler_bank(value, bits=bits, **sizes)
 
     def wired(self) -> np.ndarray:
         """Who pulls each oscillator: indices `(couplers, n)`."""
@@ -129,7 +130,7 @@ class StuartLandau(AbstractDynamicCircuit):
         new = (moved(self.ring, process.ring_rate), moved(self.coupling, process.rate))
         return eqx.tree_at(banks, self, new, is_leaf=lambda node: node is None)
 
-    def detuning(self) -> Float[Array, " n"]:
+    def detuning(self) -> Float[Array, "*moving n"]:
         """ω: how far each oscillator runs ahead of the reference [rad/token]."""
         return self.ring.realized() - 2 * math.pi * self.cycles
 
@@ -233,13 +234,15 @@ class StuartLandau(AbstractDynamicCircuit):
 
         cell, xs = self.at(process), process.rate * xs
         turn, pull = cell.detuning(), cell._pull()
+        moving = turn if turn.ndim > 1 else None  # by flicker, from token to token
 
         def token(v, inputs):
-            drive, jitter = inputs
-            v = self.settled(v, drive, jitter, turn, pull)
+            drive, jitter, own = inputs
+            here = turn if own is None else own
+            v = self.settled(v, drive, jitter, here, pull)
             return v, v
 
-        last, vs = jax.lax.scan(token, state, (self.drive_rate * xs, noise))
+        last, vs = jax.lax.scan(token, state, (self.drive_rate * xs, noise, moving))
         return last, self._read_noisy(vs, xs, process=process, key=key)
 
     def diagnose(self, xs, *, process, key):
@@ -263,7 +266,7 @@ class StuartLandau(AbstractDynamicCircuit):
         stored = 0 if bank is None else count * (bank.bits or 8)
         return (
             *ring_events(self.ring, counts, process, **sizes),
-            Event("supply_charge_C", detectors, "phase detectors"),
+            Event("amplifier_charge_C", detectors, "phase detectors"),
             Event("stored_bit_s", stored * period_s, "couplings"),
         )
 

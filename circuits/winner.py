@@ -189,11 +189,15 @@ class WinnerTakeAll(AbstractMemorylessCircuit):
     def events(self, process, *, period_s):
         del period_s
         n = self.n_in
-        gates_C = n * (NODE_F * self.drive_V + process.settling_charge_C(NODE_F))
+        gates_C, settling_C = (
+            n * NODE_F * self.drive_V,
+            process.settling_charge_C(NODE_F),
+        )
         latches_C = 2 * n * self.node_F * process.supply_V
         line_C = n * PITCH_M * process.wire_F_per_m * process.supply_V
         return (
-            Event("supply_charge_C", 2 * gates_C, "drivers"),
+            Event("supply_charge_C", 2 * gates_C, "gates"),
+            Event("amplifier_charge_C", 2 * n * settling_C, "drivers"),
             Event("supply_charge_C", latches_C, "latches"),
             Event("supply_charge_C", line_C, "line"),
             # The winner pulls the lines of the ones in its address.

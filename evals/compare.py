@@ -88,7 +88,13 @@ def compare_runs(
         )
     of = lambda kind: [each for each in scored.values() if each.kind == kind]
     ours, rivals, counted = of("physical"), of("transformer"), of("counts")
-    results = compare(ours, rivals, counted=counted, prices=prices)
+    results = compare(
+        ours,
+        rivals,
+        counted=counted,
+        prices=prices,
+        bytes_per_token=task.bytes_per_token(split),
+    )
     results["notes"] += [_about_counts(each) for each in counted]
     for system in results["systems"]:
         group = groups[system["name"]]
@@ -178,8 +184,9 @@ def _same_text(runs: Sequence[TrainedRun]) -> None:
     digests = {read_run_folder(run.folder)[1]["data_digest"] for run in runs}
     if len(digests) > 1:
         raise ComparisonError(
-            "Runs must be trained on the same text to be compared, but these saw"
-            f" {len(digests)} different ones: train them again on one."
+            "Runs must be trained on the same tokens of the same text to be compared,"
+            f" but these saw {len(digests)} different ones: train them again on one, or"
+            " read bits and Joules per byte of each with `physnn evaluate`."
         )
     # A count reads the whole text once, whatever the others had time for.
     trained = [run for run in runs if not isinstance(run.model, CountedModel)]

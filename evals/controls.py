@@ -17,7 +17,6 @@ from evals.evaluate import over_seeds
 from evals.quality import Quality, quality_of, score, scored_hits
 from physnn.process import Process, load_process
 from train.classifier import ClassifierConfig
-from train.counts import CountedTables
 from train.experiment import Experiment
 from train.loop import load_finished, train
 from train.tasks.images import Images
@@ -212,11 +211,17 @@ def _numbers(build: Callable[[], Any]) -> int:
 def _chance(task, split: str) -> Quality:
     """The best one can do without looking: the frequencies of the training split."""
     if isinstance(task, Text):
-        tables = CountedTables.count(task.tokens("train"), 0)
-        seen = np.bincount(task.tokens(split), minlength=256)
-        logp = tables.log_probabilities(np.zeros((1, 0), np.int64))[0]
-        value = float(-np.sum(seen * logp) / np.sum(seen) / np.log(2))
-        n = int(seen.sum())
+        # Witten-Bell without a context, as `CountedTables` of order 0, of any size.
+        n_symbols = task.vocabulary
+        known, seen = (
+            np.bincount(task.tokens(part), minlength=n_symbols)
+            for part in ("train", split)
+        )
+        distinct = np.count_nonzero(known)
+        p = (known + distinct / n_symbols) / (known.sum() + distinct)
+        bits = -float(np.sum(seen * np.log2(p)))
+        n = task.n_bytes(split)
+        value = bits / n
         return Quality(value, value, value, 1.0, 1, n, (value,))
     labels = [task.labels(part) for part in ("train", split)]
     likeliest = np.bincount(labels[0]).argmax()

@@ -31,6 +31,7 @@ LIBRARIES = (
     "jax", "jaxlib", "numpy", "scipy", "equinox", "diffrax", "lineax", "optimistix",
     "optax", "flax", "orbax-checkpoint", "jaxtyping", "tyro", "cattrs", "matplotlib",
     "jinja2", "pyyaml", "rich", "packaging", "markupsafe",
+    "grain",
 )
 # fmt: on
 

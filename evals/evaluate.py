@@ -52,10 +52,15 @@ class Evaluation:
     other_solver: tuple[float, float] | None  # quality by fast path, by Diffrax
     figures: dict[str, dict[str, float]]  # of the first seed
     limits: dict[str, tuple[float, float]]  # where they should be
+    bytes_per_token: float = 1.0  # of the scored split; J/byte is J/token over it
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
             "energy_J": {k: v.to_json() for k, v in self.energy_J.items()},
+            "J_per_byte": {
+                k: v.scaled(1 / self.bytes_per_token).to_json()
+                for k, v in self.energy_J.items()
+            },
             "wind_tunnel": self.wind_tunnel and self.wind_tunnel.to_json(),
         }
 
@@ -71,7 +76,11 @@ class Evaluation:
         if self.accuracy:
             lines.append(f"  accuracy     {_interval(self.accuracy)}")
         for name, energy in self.energy_J.items():
-            lines.append(f"  energy       {energy} per {each} on {name}")
+            rate, byte = self.bytes_per_token, ""
+            if rate != 1:
+                byte = f", {energy.scaled(1 / rate)} per byte"
+                byte += f" ({rate:.3f} bytes per token)"
+            lines.append(f"  energy       {energy} per {each}{byte} on {name}")
         if self.wind_tunnel:
             w = self.wind_tunnel
             lines.append(
@@ -154,6 +163,7 @@ def evaluate(
         _transfer(first, task, split, seed),
         _figures(first, batches[0].tokens),
         limits_of(first.model),
+        task.bytes_per_token(split),
     )
 
 

@@ -1,8 +1,7 @@
 """generate: text from a prompt, token by token, with the Joules it would take."""
 
-import codecs
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,12 +17,13 @@ from physnn.process import Process
 from physnn.units import readable
 from train.baseline import FlaxModel
 from train.loop import load_run
+from train.run_folder import symbols_of
 
 
 class Generated(NamedTuple):
-    """One byte of text and the energy spent since the first byte of the prompt."""
+    """One token of text and the energy spent since the first one of the prompt."""
 
-    byte: int
+    token: int
     energy_J: float
 
 
@@ -41,35 +41,35 @@ def _window_logits(
 
 def generate(
     model,
-    prompt: bytes,
+    prompt: Sequence[int],
     *,
-    n_bytes: int,
+    n_tokens: int,
     temperature: float,
     context: int,
     energy_per_token_J: float,
     process: Process,
     key: Key[Array, ""],
 ) -> Iterator[Generated]:
-    """Sample `n_bytes` after `prompt` from one chip, noise on.
+    """Sample `n_tokens` after the tokens of `prompt` from one chip, noise on.
 
     A physical model is stepped: its state is all it knows of the past. A transformer
-    reads the last `context` bytes again for every byte; that is how it is computed
+    reads the last `context` tokens again for each; that is how it is computed
     here, while `energy_per_token_J` is that of its own bill, with a KV cache.
 
     Raises `ValueError` for an empty prompt or a temperature that is not positive.
     """
-    if not prompt:
+    if not len(prompt):
         raise ValueError("Argument `prompt` must hold at least one byte, but is empty.")
     if temperature <= 0:
         raise ValueError(
             f"Argument `temperature` must be positive, but is {temperature}."
         )
     chip = fabricate(model, process, key=stream(key, "chip"))
-    text = list(prompt)
+    text = [int(token) for token in prompt]
     stepped = hasattr(chip, "step")
     state, logits = (chip.init_state() if stepped else None), jnp.zeros(())
     fed = 0
-    for i in range(n_bytes):
+    for i in range(n_tokens):
         noise_key = jr.fold_in(stream(key, "noise"), i)
         if stepped:
             for position in range(fed, len(text)):
@@ -91,9 +91,9 @@ def generate(
             )
         else:
             drawn = jr.categorical(sample_key, logits / temperature)
-        byte = int(drawn)
-        text.append(byte)
-        yield Generated(byte, (len(text) - 1) * energy_per_token_J)
+        token = int(drawn)
+        text.append(token)
+        yield Generated(token, (len(text) - 1) * energy_per_token_J)
 
 
 def print_generated(
@@ -116,31 +116,39 @@ def print_generated(
     # A digital model has no period of its own: it is as busy as a physical one.
     period_s = 1e-6 if digital else None
     per_token = bill(run.model, listed, process=run.process, period_s=period_s).total
+    symbols = symbols_of(Path(folder))
+    begin = symbols.encode(prompt.encode()).tolist()
     made = generate(
         run.model,
-        prompt.encode(),
-        n_bytes=n_bytes,
+        begin,
+        # As many as bytes, if each were one: it ends when there are enough bytes.
+        n_tokens=n_bytes,
         temperature=temperature,
         context=run.experiment.task.context,
         energy_per_token_J=per_token.nominal,
         process=run.process,
         key=jr.key(seed),
     )
-    # A byte can be part of a character: print characters when they are whole.
-    decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
-    energy_J = 0.0
+    energy_J, tokens, shown = 0.0, [], ""
     sys.stdout.write(prompt)
     # The running Joules: in the window's title, so that they never mix with the text.
     titled = sys.stderr.isatty()
-    for byte, energy_J in made:
-        sys.stdout.write(decode(bytes([byte])))
+    for token, energy_J in made:
+        tokens.append(token)
+        written = symbols.decode(tokens)
+        # A token can be part of a character: print characters when they are whole.
+        whole = written.decode("utf-8", "replace").rstrip("\ufffd")
+        sys.stdout.write(whole[len(shown) :])
         sys.stdout.flush()
+        shown = max(shown, whole, key=len)
         if titled:
             sys.stderr.write(f"\x1b]0;{readable(energy_J, 'J')}\x07")
+        if len(written) >= n_bytes:
+            break
     sys.stdout.write("\n")
-    tokens = len(prompt.encode()) + n_bytes - 1
+    n_tokens = len(begin) + len(tokens) - 1
     print(
-        f"{readable(energy_J, 'J')} for {tokens} tokens at {per_token} each"
+        f"{readable(energy_J, 'J')} for {n_tokens} tokens at {per_token} each"
         f" ({listed.name})",
         file=sys.stderr,
     )

@@ -15,9 +15,9 @@ from physnn.energy import Ledger, bill, load_prices
 from physnn.energy.events import Event
 from physnn.process import Process
 from train.baseline import FlaxModel
+from train.corpus.files import SPLITS
 from train.counts import CountedModel, CountsConfig
 from train.loop import TrainedRun, load_run
-from train.tasks.prepare import SPLITS
 from train.tasks.text import Text
 
 # Windows of the validation split that choose the share.
@@ -136,11 +136,16 @@ def score_with_counts(
     if split not in SPLITS:
         raise ValueError(f"Argument `split` must be one of {SPLITS}, but is {split!r}.")
     task = run.experiment.task.build()
-    if isinstance(run.model, CountedModel) or not isinstance(task, Text):
+    # Bits of a symbol and of a byte must be one thing, for two of them to be mixed.
+    if (
+        isinstance(run.model, CountedModel)
+        or not isinstance(task, Text)
+        or task.symbols.file is not None
+    ):
         raise ValueError(
-            f"The run in {folder} must be a network of text to put counts under it, but"
-            f" its model is of kind {run.experiment.model.kind!r} and its task of kind"
-            f" {run.experiment.task.kind!r}."
+            f"The run in {folder} must be a network of text, in bytes, to put counts"
+            f" under it, but its model is of kind {run.experiment.model.kind!r}, its"
+            f" task of kind {run.experiment.task.kind!r} ({task.vocabulary} symbols)."
         )
     digital = isinstance(run.model, FlaxModel)
     counts = CountsConfig(order=order).count(task.tokens("train"))

@@ -35,5 +35,5 @@ def network_of(run: TrainedRun, *, split: str) -> Network | None:
         readout=(model.agc, model.head),
         stream=np.asarray(embedded(model, tokens)),
         period_s=model.config.period_s,
-        text=f"{split} text from byte {START} on",
+        text=f"{split} text from token {START} on",
     )

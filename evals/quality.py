@@ -1,7 +1,7 @@
 """Quality: bits per byte of held-out text, noise on, over several fabricated chips."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -12,13 +12,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Key
 from scipy.stats import binom
 
+from evals.chip_mesh import chip_keys, each_chip, everywhere, full_group
 from physnn.fabricate import fabricate
 from physnn.keys import stream
 from physnn.process import Process
+from train.corpus.files import SPLITS
 from train.loop import load_run
 from train.objective import Model, bits, targets_of
 from train.tasks.base import Windows
-from train.tasks.prepare import SPLITS
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,34 @@ def median_interval(values: Iterable[float]) -> tuple[float, float, float]:
     return ordered[k - 1], ordered[-k], float(coverage)
 
 
-@eqx.filter_jit
 def _bits(chip, windows: Windows, process: Process, key: Key[Array, ""]):
-    """Bits of every target of a batch of windows."""
+    """Bits per byte of every target of a batch of windows."""
     tokens = jnp.asarray(windows.tokens, jnp.int32)
     logits = chip.logits(tokens[:, :-1], process=process, key=key)
-    return bits(logits, targets_of(tokens, logits))
+    return bits(logits, targets_of(tokens, logits)) / windows.bytes_per_token
 
 
 @eqx.filter_jit
-def _fabricate(model, process: Process, key: Key[Array, ""]):
-    return fabricate(model, process, key=key)
+def _fabricate(model, process: Process, keys: Key[Array, " chips"]):
+    """The arrays of every chip."""
+
+    def one(key, model, process):
+        return eqx.filter(fabricate(model, process, key=key), eqx.is_array)
+
+    return each_chip(one, keys, model, process, together=1)
+
+
+@eqx.filter_jit
+def _measured(measure, model, arrays, windows: Windows, process: Process, keys, index):
+    """`measure` of every chip of `model` on one batch."""
+    rest = eqx.filter(model, eqx.is_array, inverse=True)
+
+    def one(chip, windows, process, index):
+        arrays, key = chip
+        noise_key = jr.fold_in(stream(key, "noise"), index)
+        return measure(eqx.combine(arrays, rest), windows, process, noise_key)
+
+    return each_chip(one, (arrays, keys), windows, process, index, together=1)
 
 
 def score(
@@ -89,21 +107,21 @@ def score(
 ) -> Quality:
     """Bits per byte of `model` on `windows`, with temporal noise and mismatch on.
 
-    Every chip is fabricated from its own stream and reads all windows. A digital model
-    has no banks, so all its chips are alike and `n_chips` may be one.
+    Every chip is fabricated from its own stream and reads all windows, as many chips at
+    once as the machine has devices. A digital model has no banks, so all its chips are
+    alike and `n_chips` may be one.
 
     Raises `ValueError` when there is nothing to score.
     """
     batches = list(windows)
-    n_bytes = int(sum(batch.scored.sum() for batch in batches))
+    n_bytes = round(sum(b.scored.sum() * b.bytes_per_token for b in batches))
     if not n_bytes or n_chips < 1:
         raise ValueError(
             "There must be text and at least one chip to score, but there are"
             f" {n_bytes} bytes and {n_chips} chips."
         )
-    return quality_of(
-        scored_bits(model, batches, process=process, n_chips=n_chips, key=key)
-    )
+    found = scored_bits(model, batches, process=process, n_chips=n_chips, key=key)
+    return replace(quality_of(found), n_bytes=n_bytes)
 
 
 def scored_bits(
@@ -114,11 +132,14 @@ def scored_bits(
     n_chips: int,
     key: Key[Array, ""],
 ) -> Iterator[Float32[np.ndarray, " scored"]]:
-    """Bits of every scored target, chip by chip: what `score` averages."""
+    """Bits of every scored target, chip by chip: what `score` averages.
+
+    Of tokens that are not bytes they are over the bytes of a token, measured on the
+    split, so that the mean is bits per byte whatever the vocabulary.
+    """
     return _each(_bits, model, batches, process, n_chips, key)
 
 
-@eqx.filter_jit
 def _hits(chip, windows: Windows, process: Process, key: Key[Array, ""]):
     tokens = jnp.asarray(windows.tokens, jnp.int32)
     logits = chip.logits(tokens[:, :-1], process=process, key=key)
@@ -138,15 +159,19 @@ def scored_hits(
 
 
 def _each(measure, model, batches, process, n_chips, key):
-    for index in range(n_chips):
-        chip_key = jr.fold_in(stream(key, "chip"), index)
-        chip = _fabricate(model, process, chip_key)
+    model, process = everywhere((model, process))
+    root, group = stream(key, "chip"), full_group(1)
+    for start in range(0, n_chips, group):
+        keys = chip_keys(root, start, group)
+        arrays = _fabricate(model, process, keys)
         found = []
         for i, batch in enumerate(batches):
-            noise_key = jr.fold_in(stream(chip_key, "noise"), i)
-            each = np.asarray(measure(chip, batch, process, noise_key))
-            found.append(each[batch.scored])
-        yield np.concatenate(found)
+            shown = batch._replace(tokens=jnp.asarray(batch.tokens))
+            windows, index = everywhere((shown, jnp.uint32(i)))
+            each = _measured(measure, model, arrays, windows, process, keys, index)
+            found.append(np.asarray(each)[:, batch.scored])
+        for chip in range(min(group, n_chips - start)):
+            yield np.concatenate([each[chip] for each in found])
 
 
 def quality_of(chips: Iterable[np.ndarray], *, unit: str = "bits/byte") -> Quality:

@@ -174,7 +174,9 @@ def scaled_bill(asked: Asked) -> ScaledBill:
     config = _asked_of(experiment.model, asked)
     process = load_process(asked.process or experiment.process)
     images = isinstance(experiment.task, ImagesConfig)
-    vocabulary = asked.vocabulary or (CLASSES if images else 256)
+    task = experiment.task
+    own = (CLASSES, 1.0) if isinstance(task, ImagesConfig) else task.symbols()
+    vocabulary = asked.vocabulary or own[0]
     if asked.vocabulary is not None and asked.vocabulary < 2:
         raise ValueError(
             f"Argument `vocabulary` must be at least 2, but is {asked.vocabulary}."
@@ -205,7 +207,7 @@ def scaled_bill(asked: Asked) -> ScaledBill:
     devices, latency_s = None, own_s
     if digital:
         devices, latency_s = _on_devices(events, prices, memory_B)
-    bytes_per_token, source = _bytes_per_token(asked, vocabulary, images)
+    bytes_per_token, source = _bytes_per_token(asked, vocabulary, images, own)
     area_m2 = None if digital else drawn_area_m2(design)
     return ScaledBill(
         name=f"{path.stem if path.stem != 'experiment' else path.parent.name} on"
@@ -328,7 +330,9 @@ def _on_devices(
     return devices, read_B / (devices * device.bandwidth_B_per_s)
 
 
-def _bytes_per_token(asked: Asked, vocabulary: int, images: bool) -> tuple[float, str]:
+def _bytes_per_token(
+    asked: Asked, vocabulary: int, images: bool, own: tuple[int, float | None]
+) -> tuple[float, str]:
     if asked.bytes_per_token is not None:
         if not 0 < asked.bytes_per_token < math.inf:
             raise ValueError(
@@ -336,6 +340,8 @@ def _bytes_per_token(asked: Asked, vocabulary: int, images: bool) -> tuple[float
                 f" {asked.bytes_per_token}."
             )
         return asked.bytes_per_token, "as asked"
+    if vocabulary == own[0] and own[1] is not None and own[1] != 1:
+        return own[1], "measured on the test split of its text"
     if vocabulary <= 256:
         return 1.0, "an image is one" if images else "a token is a byte"
     fact = load_facts()["norm.bytes_per_bpe_token"]

@@ -23,6 +23,7 @@ from train.experiment import Experiment
 from train.loop import begin
 from train.objective import make_update
 from train.sharding import MeshConfig, shardings_of
+from train.tasks import TextConfig
 
 COLLECTIVES = (
     "all-gather",
@@ -86,7 +87,8 @@ def plan(experiment: Experiment, *, parameters: float | None = None) -> Plan:
     mesh_config = experiment.mesh
     _simulate(mesh_config)
     process = load_process(experiment.process)
-    vocabulary = 256 if experiment.task.kind == "text" else 10
+    task = experiment.task
+    vocabulary = task.symbols()[0] if isinstance(task, TextConfig) else 10
     if parameters is not None:
         model = grown(
             experiment.model, parameters, vocabulary=vocabulary, process=process
@@ -104,7 +106,7 @@ def plan(experiment: Experiment, *, parameters: float | None = None) -> Plan:
     fixed = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), held.fixed)
     tokens = jax.ShapeDtypeStruct(
         (experiment.batch, experiment.task.context + 1),
-        jnp.uint8,
+        jnp.uint8 if vocabulary <= 1 << 8 else jnp.uint32,
         sharding=NamedSharding(mesh, PartitionSpec("data")),
     )
     update = make_update(

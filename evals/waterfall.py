@@ -12,7 +12,9 @@ is the ratio exactly. A factor depends on the place of its step in this order:
     no weight movement                no weight is read
     components alone                  at the component prices of A: what a whole GPU or
                                       card adds, and what a sum of components forgets
-    physics instead of digital        the same network in charge, converters everywhere
+    physics instead of digital        the same network in charge, converters everywhere,
+                                      its amplifiers ideal
+    amplifiers as drawn               their charge times the card's `amplifier_excess`
     no converters inside              signals stay analog between circuits
     sparsity                          silent units spend nothing           J_n = ours
 
@@ -33,7 +35,7 @@ from physnn.energy.events import Event, adc_event
 from physnn.energy.floor_plan import NOWHERE, Site, site_of
 from physnn.energy.prices import OVERHEAD
 from physnn.export.selection import circuits_of
-from physnn.process import Process
+from physnn.process import Excess, Process
 
 TARGET = 1000.0
 STEPS = (
@@ -44,6 +46,7 @@ STEPS = (
     "no weight movement",
     "components alone",
     "physics instead of digital arithmetic",
+    "amplifiers as drawn",
     "no converters inside",
     "sparsity",
 )
@@ -162,7 +165,8 @@ def waterfall(
             "A waterfall must start at an opponent of equal quality, but the physical"
             " model is below the ladder: add a smaller rung."
         )
-    on = lambda design, each: bill(design, each, process=process).total
+    on = lambda design, each, of=process: bill(design, each, process=of).total
+    ideal = replace(process, amplifier_excess=Excess(1.0, 1.0, 1.0))
     rungs = [(ladder[i], w) for i, w in ratio.weights.items()]
     shares = {n: w for n, (_, w) in enumerate(rungs)}
     bits = sum(w * own for (_, own), w in rungs)
@@ -221,7 +225,14 @@ def waterfall(
         ),
         (
             f"the same network on {prices.name}, with converters on every row and"
-            " column, every unit acting",
+            " column, every unit acting, amplifiers ideal",
+            None,
+            on(ours.converted, prices, ideal),
+        ),
+        (
+            "amplifiers take"
+            f" {float(process.amplifier_excess.nominal):.3g} times the charge of ideal"
+            f" ones, as the card of {process.name} has it",
             None,
             on(ours.converted, prices),
         ),
@@ -298,6 +309,7 @@ def _why(name: str, event: str | None, machine: Prices) -> str:
         "sparsity": "no unit of this design is ever silent, or none was counted",
         "components alone": "this machine is priced by its components already",
         "no converters inside": "the design has no charge MACs to convert",
+        "amplifiers as drawn": "the design has no amplifiers, or ideal ones",
     }.get(name, "it changes nothing in this bill")
 
 

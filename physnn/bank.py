@@ -1,13 +1,14 @@
 """Bank: many nominally identical devices that hold one array of trained values."""
 
 import math
-from typing import Literal
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from physnn.lines import Lines
+from physnn.materialized import materialized
 from physnn.straight_through import quantize, quantize_to
 
 
@@ -39,10 +40,8 @@ class Bank(eqx.Module):
     - `clip_sigma`: a coded column ends at this multiple of its root mean square.
     - `low`, `high`: the legal range of a value (inclusive), before it is coded.
     - `programmed`: whether values are written, or drawn once and for all.
-    - `columns`: what the devices of a column put on the line they share: `charge`, a
-      `current` into a virtual ground; None is no matrix, or one that does not add
-      products.
-    - `unit_S`: conductance of a device of value 1, where `columns` are of `current`.
+    - `lines`: the wires that rows and columns share and what they carry
+      (`physnn.lines`); None is no array. Columns of `ChargeLines` add products.
 
     Raises `ValueError` when the range is empty, the area not positive, `n_units` below
     one or `bits` outside 2..16.
@@ -63,10 +62,7 @@ class Bank(eqx.Module):
     shift: Float[Array, "..."] | None = eqx.field(default=None, kw_only=True)
     unknown: Float[Array, "..."] | None = eqx.field(default=None, kw_only=True)
     programmed: bool = eqx.field(static=True, default=True, kw_only=True)
-    columns: Literal["charge", "current"] | None = eqx.field(
-        static=True, default=None, kw_only=True
-    )
-    unit_S: float | None = eqx.field(static=True, default=None, kw_only=True)
+    lines: Lines | None = eqx.field(static=True, default=None, kw_only=True)
 
     def __check_init__(self):
         if self.low >= self.high:
@@ -81,11 +77,6 @@ class Bank(eqx.Module):
         if not self.area_m2 > 0:
             raise ValueError(
                 f"Argument `area_m2` must be positive, but is {self.area_m2}."
-            )
-        if (self.columns == "current") != (self.unit_S is not None):
-            raise ValueError(
-                "Argument `unit_S` must be given for columns of `current`, and only for"
-                f" them, but is {self.unit_S} for {self.columns!r}."
             )
         if self.n_units < 1:
             raise ValueError(
@@ -157,7 +148,10 @@ class Bank(eqx.Module):
             value = value + self.shift
         if self.follow is not None:
             value = value * self.follow
-        return value if self.error is None else value + self.error
+        if self.error is not None:
+            value = value + self.error
+        # Else a vector of devices is drawn and coded again for every sample it acts on.
+        return materialized(value)
 
     @property
     def is_ratio(self) -> bool:

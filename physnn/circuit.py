@@ -61,8 +61,8 @@ class AbstractCircuit(eqx.Module, Generic[State]):
         """What does one step make happen? Counts for one sample, batch excluded.
 
         Digital events come from shapes alone, what is held from the period a step
-        takes, and `supply_charge_C` also from the trained sizes, differentiably. Works
-        on trees of `jax.ShapeDtypeStruct`.
+        takes, and charge (`supply_charge_C`, `amplifier_charge_C`) also from the
+        trained sizes, differentiably. Works on trees of `jax.ShapeDtypeStruct`.
         """
 
     @abc.abstractmethod

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from physnn.data_commands import prepare
 from physnn.device_commands import characterize, on_device, serve_chip
 from physnn.handoff_commands import calibrate, export, verify
 from physnn.scale_commands import plan
@@ -340,6 +341,7 @@ def doctor(json: bool = False) -> int:
 
 COMMANDS = (
     quickstart,
+    prepare,
     generate,
     score,
     evaluate,

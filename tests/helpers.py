@@ -336,6 +336,14 @@ def totals(events) -> dict[str, float]:
     return dict(counts)
 
 
+def analog_C(events) -> float:
+    """All charge of analog parts, amplifiers as ideal ones."""
+    counts = totals(events)
+    return sum(
+        counts.get(name, 0.0) for name in ("supply_charge_C", "amplifier_charge_C")
+    )
+
+
 def assert_variance(samples, expected, *, sigmas: float = 3.0, excess: float = -1 / 8):
     """The sample variance is `expected` within `sigmas` standard errors.
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from tests.helpers import PERIOD_S, PROCESS, QUIET, member, run_jit, signal, totals
+from tests.helpers import PERIOD_S, PROCESS, QUIET, analog_C, member, run_jit, signal
 from tests.helpers import quick_compilation as quick_compilation
 
 
@@ -56,11 +56,7 @@ def test_the_bill_of_a_block_is_that_of_its_parts():
         events = block.events(PROCESS, period_s=PERIOD_S)
         assert {event.part.split(".")[0] for event in events} == set(parts)
         expected = sum(
-            totals(getattr(block, part).events(PROCESS, period_s=PERIOD_S))[
-                "supply_charge_C"
-            ]
+            analog_C(getattr(block, part).events(PROCESS, period_s=PERIOD_S))
             for part in parts
         )
-        np.testing.assert_allclose(
-            totals(events)["supply_charge_C"], expected, rtol=1e-6
-        )
+        np.testing.assert_allclose(analog_C(events), expected, rtol=1e-6)

@@ -299,3 +299,10 @@ def test_exported_columns_simulate_as_modeled(tmp_path):
     assert verification.passed, str(verification)
     checked = [check.name for check in verification.checks if check.gate == "B1"]
     assert sum("column0_sums" in name for name in checked) == 5
+
+
+def test_a_signal_that_is_no_number_is_not_hidden_by_a_limit():
+    x = jnp.asarray([[0.1, jnp.nan], [0.2, 0.3]])
+    y = channel_sum(x, jnp.full((2, 3), 0.25))
+    assert np.isnan(y[0]).all()
+    assert np.isfinite(y[1]).all()

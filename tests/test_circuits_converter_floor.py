@@ -28,7 +28,8 @@ def test_a_dac_bills_its_own_charge_or_the_floor(card, bits):
     process = load_process(card)
     dac = Dac(3, bits=bits, process=process)
     events = dac.events(process, period_s=1e-6)
-    parts = {e.part: e.count for e in events if e.name == "supply_charge_C"}
+    times = {"supply_charge_C": 1.0, "amplifier_charge_C": process.amplifier_excess.low}
+    parts = {e.part: e.count * times[e.name] for e in events if e.name in times}
     joules = float(sum(parts.values())) * process.supply_V / 3
     floor = parts.pop("measured floor", 0.0) * process.supply_V / 3
     own = joules - floor
@@ -36,6 +37,7 @@ def test_a_dac_bills_its_own_charge_or_the_floor(card, bits):
     assert (floor > 0) is (own < dac_floor_J(bits))
     # In the lowest corner, too; flip-flops come on top.
     ledger = bill(dac, load_prices("analog28"), process=process, period_s=1e-6)
-    core = ledger.by_line()["physical core"]
+    lines = ledger.by_line()
+    core = lines["physical core"] + lines["amplifiers"]
     assert core.low >= 3 * dac_floor_J(bits) * (1 - 1e-6)
     assert ledger.by_line()["clock"].nominal > 0

@@ -199,7 +199,7 @@ def test_what_a_converter_is_made_of_costs_what_converters_cost(bits):
     sar = SarConverter(1, bits=bits, process=PROCESS)
     counts = totals(sar.events(PROCESS, period_s=PERIOD_S))
     # Its parts instead of the surveyed whole, never both.
-    assert set(counts) == {"supply_charge_C", "flop_cycle"}
+    assert set(counts) == {"supply_charge_C", "amplifier_charge_C", "flop_cycle"}
     prices = {price.event: price for price in load_prices("analog28").rows}
     joules = sum(n * prices[event].joules(PROCESS)[1] for event, n in counts.items())
     low, _, high = prices[adc_event(bits)].joules(PROCESS)

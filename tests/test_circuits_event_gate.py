@@ -129,7 +129,7 @@ def test_silence_saves_what_it_says():
     of = lambda u: {
         e.part: float(e.count)
         for e in u.events(PROCESS, period_s=PERIOD_S)
-        if e.name == "supply_charge_C"
+        if e.name in ("supply_charge_C", "amplifier_charge_C")
     }
     before, after = of(built), of(measured)
     saved = {part: after[part] / q for part, q in before.items() if after[part] != q}

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from circuits.lookup import (
     PASS_THROUGH,
     LookupLayer,
-    exploring,
     lookup_layer,
     softened,
     truth_tables,
 )
+from circuits.lookup_bits import exploring
 from circuits.lookup_read import bit_flip_probability, flip_bits, hadamard, look_up
 from circuits.lookup_state import lookup_state
 from circuits.lookup_wiring import FixedWiring, learned_wiring

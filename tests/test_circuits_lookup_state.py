@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuits.lookup import softened, truth_tables
+from circuits.lookup_bits import exploring
 from circuits.lookup_read import bit_flip_probability
 from circuits.lookup_state import lookup_state
 from circuits.lookup_wiring import FixedWiring, gather, learned_wiring
@@ -171,3 +172,19 @@ def test_impossible_wirings_are_refused(change, message):
         learned_wiring(8, 6, **asked)
     with pytest.raises(ValueError, match=r"must have bits and pins, but has 0 bits"):
         FixedWiring(0, 3)
+
+
+def test_explored_state_bits_are_written_with_the_probability_of_their_logit():
+    # Enabled latches, so that what is read is the bit that says what to write.
+    n = 3
+    cell = lookup_state(n, k=3, gumbel=1.0)
+    x = jnp.ones((4000, 2 * n))
+    written = run_jit(exploring(cell), x[:, None], process=QUIET, key=jr.key(0))
+    share = np.asarray(written > 0).mean((0, 1))
+    p = float(jax.nn.sigmoid(jnp.max(cell.logits())))
+    assert np.all(np.abs(share - p) < 3 * np.sqrt(p * (1 - p) / 4000))
+    # What runs on a chip draws nothing.
+    one, two = (
+        run_jit(cell, x[:8, None], process=QUIET, key=jr.key(s)) for s in (0, 1)
+    )
+    np.testing.assert_array_equal(one, two)

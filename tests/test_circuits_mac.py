@@ -9,7 +9,7 @@ import pytest
 
 from circuits.mac import ChargeMac
 from physnn.fabricate import fabricate
-from tests.helpers import PERIOD_S, PROCESS, QUIET, error_of, totals
+from tests.helpers import PERIOD_S, PROCESS, QUIET, analog_C, error_of, totals
 from tests.helpers import quick_compilation as quick_compilation
 
 
@@ -57,10 +57,7 @@ def test_a_larger_unit_trades_charge_for_noise():
     large = eqx.tree_at(lambda m: m.weight.size, small, jnp.log(jnp.asarray(4.0)))
     ratio = large.noise_variance(PROCESS) / small.noise_variance(PROCESS)
     np.testing.assert_allclose(ratio, 1 / 4, rtol=1e-5)
-    charge = [
-        totals(m.events(PROCESS, period_s=PERIOD_S))["supply_charge_C"]
-        for m in (small, large)
-    ]
+    charge = [analog_C(m.events(PROCESS, period_s=PERIOD_S)) for m in (small, large)]
     # Wires and switches do not grow with the capacitors.
     assert 1.5 < charge[1] / charge[0] < 4
 
@@ -107,10 +104,26 @@ def test_charge_of_its_lines_by_hand():
     np.testing.assert_allclose(charge["switches"], switches, rtol=1e-5)
 
 
+def test_what_settles_is_counted_as_ideal_amplifiers():
+    m = mac(16, 5, bits=6)
+    events = m.events(PROCESS, period_s=2e-6)
+    named = {e.part for e in events if e.name == "amplifier_charge_C"}
+    assert named == {"input drivers", "amplifiers"}
+    charge = m.charge_C(PROCESS)
+    settled = float(charge["input drivers"] + charge["amplifiers"])
+    found = totals(events)["amplifier_charge_C"]
+    assert found == pytest.approx(settled, rel=1e-5, abs=0)
+
+
 def test_digital_events():
     counts = totals(mac(16, 5, bits=6).events(PROCESS, period_s=2e-6))
     assert counts["stored_bit_s"] == pytest.approx(16 * 5 * 6 * 2e-6)
-    assert set(counts) == {"supply_charge_C", "stored_bit_s", "flop_cycle"}
+    assert set(counts) == {
+        "supply_charge_C",
+        "amplifier_charge_C",
+        "stored_bit_s",
+        "flop_cycle",
+    }
 
 
 @pytest.mark.parametrize(

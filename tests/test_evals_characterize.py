@@ -2,7 +2,6 @@
 
 import json
 import tomllib
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -27,8 +26,6 @@ from physnn.export.transconductor_benches import STEPS_V, curve_deck
 from physnn.pdk import VARIABLE, find_models
 from physnn.process import load_process
 
-SHARED = Path(__file__).parents[2] / "shared/pdk/sky130"
-real_models = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no models in {SHARED}")
 DECK = """* {title}
 v_in in 0 1
 r_a in out 1000
@@ -212,26 +209,22 @@ def test_without_models_the_gates_are_skipped_with_one_line(folder, monkeypatch)
     assert any("give their folder with --pdk" in c.detail for c in found)
 
 
-@real_models
 @pytest.mark.needs_ngspice
-def test_drawn_cells_pass_their_gates(folder):
-    checks = verify(folder, gates=("T2", "T3", "T7"), pdk=SHARED).checks
+def test_drawn_cells_pass_their_gates(folder, sky130_models):
+    checks = verify(folder, gates=("T2", "T3", "T7"), pdk=sky130_models.folder).checks
     wanted = {"transconductor", "state after steps", "settling network"}
     mine = [check for check in checks if check.name.split(":")[0] in wanted]
     assert {check.gate for check in mine} == {"T2", "T3", "T7"}
     assert all(check.status == "pass" for check in mine), mine
 
 
-@real_models
 @pytest.mark.needs_ngspice
-def test_another_cell_than_the_card_was_made_for_fails(tmp_path):
+def test_another_cell_than_the_card_was_made_for_fails(sky130_models):
     # The pair half as wide: everything still runs, and the slope is off.
     other = ota(pair=(2e-6, 1e-6))
-    found = run_bench(curve_deck(), (other, mirror()), find_models(SHARED))
+    found = run_bench(curve_deck(), (other, mirror()), sky130_models)
     expected = load_card("sky130")["ota"]["predicted"]["gm_S"]
     assert found.results["gm_s"] < 0.9 * expected
     with pytest.raises(ValueError, match="width_m of `pair_p`"):
-        run_bench(
-            curve_deck(), (ota(pair=(0.3e-6, 1e-6)), mirror()), find_models(SHARED)
-        )
+        run_bench(curve_deck(), (ota(pair=(0.3e-6, 1e-6)), mirror()), sky130_models)
     assert len(STEPS_V) == 2

@@ -1,34 +1,21 @@
 """Benches of rings, columns and converters: their arithmetic, and a run of each."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from evals.characterize import corner, mac, mismatch, sar
 from evals.characterize.card import load_card
 from evals.characterize.cell import Cell, Waves, inlined
+from evals.characterize.mac_noise import column_noise
 from evals.characterize.ring_benches import tuned_F
 from evals.characterize.sar_benches import all_codes, linearity
 from physnn.export import columns, rings
 from physnn.export.sar import comparator, standard_array
 from physnn.export.spice import write_cell
-from physnn.pdk import find_models, load_pdk
+from physnn.pdk import load_pdk
 from physnn.process import load_process
 
 CARD, SKY130 = load_card("sky130"), load_process("sky130")
-BESIDE = Path(__file__).parents[2] / "shared" / "pdk" / "sky130"
-
-
-@pytest.fixture(scope="module")
-def models():
-    """The sky130 models, from where they are looked for or beside this checkout."""
-    try:
-        return find_models("sky130")
-    except ValueError as error:
-        if not BESIDE.exists():
-            pytest.skip(str(error))
-        return find_models(BESIDE)
 
 
 def sampled(rng, n=2000):
@@ -128,40 +115,75 @@ def test_card_states_what_a_price_was_compared_with():
             assert row["measured_C"] > 0
             assert row["analytic_C"] > 0
     prices = mac.prices(SKY130)
-    known = {row["what"].split(" until")[0]: row for row in CARD["mac"]["supply"]}
+    known = {row["what"]: row for row in CARD["mac"]["supply"]}
     for cause, price in prices.items():
         assert known[cause]["analytic_C"] == pytest.approx(price, rel=1e-4, abs=0)
 
 
+def test_process_card_holds_the_excess_that_the_column_measured():
+    low, nominal, high = SKY130.amplifier_excess
+    found, sheet = CARD["mac"], CARD["mac"]["datasheet"]["amplifier_excess"]
+    assert found["amplifier_excess"] == pytest.approx(nominal, rel=0.05)
+    assert (low, high) == pytest.approx((sheet["min"], sheet["max"]), rel=0.05)
+    # It settles as far as the price assumes, and its noise is within the law.
+    assert found["settling_error"] < 2**-9
+    assert found["noise"]["rms"] < found["noise"]["law_rms"]
+    # Without a drawn amplifier of its own a node is expected to do no better.
+    for name in ("cmos28", "cmos7", "sg13g2"):
+        other = load_process(name).amplifier_excess
+        assert other.nominal >= nominal
+        assert other.low == 1 < other.nominal < other.high == 25
+
+
 @pytest.mark.needs_ngspice
-def test_column_of_transistors_multiplies(models):
+def test_column_of_transistors_multiplies(sky130_models):
     xs = np.zeros((3, len(columns.UNITS)))
     xs[1], xs[2, 1] = 0.5, -0.8
-    found = mac.measure(Cell.of(columns.standard()), xs, models, swing_V=0.8)
+    found = mac.measure(Cell.of(columns.standard()), xs, sky130_models, swing_V=0.8)
     wanted = xs @ np.asarray(columns.UNITS) / columns.FEEDBACK_UNITS
     np.testing.assert_allclose(found.y, CARD["mac"]["gain"] * wanted, atol=2e-3)
     assert found.charge_C["amplifiers"] > found.charge_C["switches"] > 0
+    # What flows while it is off is the reference of the bias.
+    rest = -found.waves.mean(
+        "i(v_vdda)", 0.05 * mac.SLOT_S, 0.9 * mac.ON[0] * mac.SLOT_S
+    )
+    works = -found.waves.mean("i(v_vdda)", *(np.array(mac.ON) * mac.SLOT_S))
+    assert rest == pytest.approx(columns.REFERENCE_A, rel=0.2)
+    assert works > 5 * rest
 
 
 @pytest.mark.needs_ngspice
-def test_comparator_decides_by_sign_and_slower_for_less(models):
-    found = sar.decide(Cell.of(comparator()), np.array([10e-3, -1e-3]), models)
+def test_noise_of_a_column_is_that_of_the_card(sky130_models):
+    card, cell = CARD["mac"], Cell.of(columns.standard())
+    found = column_noise(cell, SKY130, sky130_models, swing_V=0.8, gain=card["gain"])
+    assert found["rms"] == pytest.approx(card["noise"]["rms"], rel=0.02)
+    # kT/C of both halves, full scale being twice the swing.
+    units = sum(map(abs, columns.UNITS)) + columns.FEEDBACK_UNITS
+    feedback_F = columns.FEEDBACK_UNITS * SKY130.capacitor_min_F
+    sampled = 2 * 1.380649e-23 * 300.15 * units * SKY130.capacitor_min_F
+    expected = np.sqrt(sampled) / feedback_F / 1.6
+    assert found["sampling"] == pytest.approx(expected, rel=1e-6, abs=0)
+
+
+@pytest.mark.needs_ngspice
+def test_comparator_decides_by_sign_and_slower_for_less(sky130_models):
+    found = sar.decide(Cell.of(comparator()), np.array([10e-3, -1e-3]), sky130_models)
     assert found.sign.tolist() == [1, -1]
     assert found.delay_s[0] == pytest.approx(CARD["sar"]["delay_s"], rel=0.02)
     assert found.delay_s[0] < found.delay_s[1]
 
 
 @pytest.mark.needs_ngspice
-def test_array_weighs_in_powers_of_two(models):
-    found = sar.weights(Cell.of(standard_array()), models, 7)[:, 0]
+def test_array_weighs_in_powers_of_two(sky130_models):
+    found = sar.weights(Cell.of(standard_array()), sky130_models, 7)[:, 0]
     np.testing.assert_allclose(found, 2.0 ** np.arange(6, -1, -1) / 127, rtol=2e-3)
 
 
 @pytest.mark.needs_ngspice
-def test_refuses_a_ring_that_rests(models):
+def test_refuses_a_ring_that_rests(sky130_models):
     # Half the threshold as supply: nothing runs within the longest period looked for.
     from evals.characterize.ring_benches import free_run
 
     cell = Cell.of(rings.standard(3))
     with pytest.raises(ValueError, match="must oscillate"):
-        free_run(cell, models, guess_s=1e-10, supply_V=0.02)
+        free_run(cell, sky130_models, guess_s=1e-10, supply_V=0.02)

@@ -117,7 +117,7 @@ def test_points_stand_on_the_amounts_of_the_environment():
     assert oldest == pytest.approx(10 * 365.25 * 86400)
     corners = [p for p in points if p.study == "operating"]
     assert len(corners) == 5 * 3 * 3
-    assert not asked_of(suite, default).is_none("line_ohm")
+    assert not asked_of(suite, default).is_none("line_ohm_per_m")
 
 
 def test_chips_by_vmap_are_those_one_by_one(design, windows):

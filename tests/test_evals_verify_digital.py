@@ -1,7 +1,6 @@
 """Logic of a package: simulated bit for bit, proven equal once mapped, and priced."""
 
 import json
-from pathlib import Path
 
 import jax.random as jr
 import numpy as np
@@ -19,7 +18,6 @@ from physnn.export.digital import GENERIC, INDEX, files
 from physnn.export.generic_library import CELLS
 
 PROCESS = load_process("cmos28")
-IHP = Path("/work/shared/pdk/ihp-sg13g2/sg13g2_stdcell_typ_1p20V_25C.lib")
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +123,8 @@ def test_a_proof_fails_by_one_bit_of_either_description(package, made):
 
 
 @pytest.mark.needs_yosys
-@pytest.mark.skipif(not IHP.exists(), reason=f"{IHP} is not here")
-def test_a_foundry_library_gives_area_and_energy(package):
-    checks = checked(package(), "D2", liberty=IHP)
+def test_a_foundry_library_gives_area_and_energy(package, ihp_liberty):
+    checks = checked(package(), "D2", liberty=ihp_liberty)
     assert [check.status for check in checks] == ["pass"] * 3, checks
     assert "sg13g2" in checks[2].detail
     assert "m2" in checks[2].detail

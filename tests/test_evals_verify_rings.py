@@ -18,7 +18,6 @@ from physnn.export.columns import standard
 from physnn.export.package import export
 from physnn.export.rings import standard as standard_ring
 from physnn.process import load_process
-from tests.test_evals_characterize_rings import models  # noqa: F401  (a fixture)
 
 SKY130, CARD = load_process("sky130"), load_card("sky130")
 
@@ -53,11 +52,11 @@ def test_gates_are_those_of_the_cells_that_are_there(package, tmp_path):
         for module in (rings, columns, corners)
         for job in module.jobs(package, Options())
     }
-    assert gates(package) == {"T4", "T5", "T6", "T8", "T10", "C1", "C3", "P1"}
+    assert gates(package) == {"T4", "T5", "T6", "T8", "T9", "T10", "C1", "C3", "P1"}
     only = packed(
         tmp_path / "mac", ChargeMac(4, 1, bits=4, process=SKY130, key=jr.key(0))
     )
-    assert gates(only) == {"T8", "C1", "C3"}
+    assert gates(only) == {"T8", "T9", "C1", "C3"}
     fast = [job for job in rings.jobs(package, Options()) if not job.slow]
     assert [job.gate for job in fast] == ["T4"]
 
@@ -93,24 +92,27 @@ def test_without_models_every_gate_is_skipped_and_says_what_is_missing(
 
 
 @pytest.mark.needs_ngspice
-def test_ring_passes_and_a_card_of_another_ring_does_not(package, models):  # noqa: F811
+def test_ring_passes_and_a_card_of_another_ring_does_not(package, sky130_models):
     cell, table = read_cell(package, "ring5"), CARD["ring"]
-    checks = rings.repeated(cell, table, models)
+    checks = rings.repeated(cell, table, sky130_models)
     assert [check.status for check in checks] == ["pass", "pass"]
     assert checks[0].trace is not None
     assert len(checks[0].trace.series) == 2
     wrong = {**table, "frequency_Hz": 1.01 * table["frequency_Hz"]}
-    checks = rings.repeated(cell, wrong, models)
+    checks = rings.repeated(cell, wrong, sky130_models)
     assert [check.status for check in checks] == ["fail", "pass"]
 
 
 @pytest.mark.needs_ngspice
-def test_column_passes_and_one_with_another_weight_does_not(package, models):  # noqa: F811
+def test_column_passes_and_one_with_another_weight_does_not(package, sky130_models):
     cell, table = read_cell(package, "mac_column"), CARD["mac"]
-    checks = columns.transfer(cell, table, models)
-    assert [check.status for check in checks] == ["pass"] * 3
+    checks = columns.transfer(cell, table, sky130_models)
+    assert [check.status for check in checks] == ["pass"] * 5
+    assert [check.status for check in columns.noise(cell, table, sky130_models)] == [
+        "pass"
+    ]
     name = "mac_column_weight7.spice"
     smaller = cell.files[name].replace("multiple=7", "multiple=6")
     assert smaller != cell.files[name]
     other = dataclasses.replace(cell, files={**cell.files, name: smaller})
-    assert columns.transfer(other, table, models)[0].status == "fail"
+    assert columns.transfer(other, table, sky130_models)[0].status == "fail"

@@ -1,7 +1,6 @@
 """Gates R1, R2, C2: import of what was exported, drawn silicon, sampled dies."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import cast
 
@@ -17,15 +16,12 @@ from evals.robustness.scoring import Seen
 from evals.robustness.suite import load_suite
 from evals.verify import Options, open_package, roundtrip
 from physnn.export.package import export
-from physnn.pdk import find_models
 from physnn.process import load_process
 from tests.helpers import physical_config, quick_compilation  # noqa: F401
 from train.experiment import Experiment
 from train.loop import TrainedRun
 
 PROCESS = load_process("cmos28")
-# The minimal set beside this project; the tests that need it skip where it is not.
-SHARED = Path(__file__).parents[2] / "shared/pdk/sky130"
 
 
 @pytest.fixture(scope="module")
@@ -116,17 +112,14 @@ def test_a_pair_steers_by_its_own_range():
 
 @pytest.mark.needs_ngspice
 @pytest.mark.slow
-def test_silicon_of_the_mismatch_models_comes_back(folder):
-    if not SHARED.exists() and "PHYSNN_PDK" not in os.environ:
-        pytest.skip("the models of sky130 are not here; to run this: set PHYSNN_PDK")
-    models = find_models(SHARED if SHARED.exists() else None)
-    drawn = drawn_silicon(models, 32, seed=1)
+def test_silicon_of_the_mismatch_models_comes_back(folder, sky130_models):
+    drawn = drawn_silicon(sky130_models, 32, seed=1)
     # Pair 4/1 and load 2/2: 1.7 mV a transistor, two of each in an offset.
     assert 2e-3 < drawn.sigma_V < 5e-3
     assert drawn.range_V == pytest.approx(0.0955, rel=0.03)
-    again = drawn_silicon(models, 32, seed=1)
+    again = drawn_silicon(sky130_models, 32, seed=1)
     np.testing.assert_array_equal(again.true_V, drawn.true_V)
-    options = Options(pdk=models.folder)
+    options = Options(pdk=sky130_models.folder)
     offsets, predictions = gate(folder, "R2", options)
     assert offsets.status == "pass"
     assert predictions.status == "skipped"

@@ -15,10 +15,7 @@ from evals.verify.package import Package
 from physnn.export import gated_state as gated
 from physnn.export.gated_state import SteeredCard
 from physnn.export.spice import forbidden, write_cell
-from physnn.pdk import find_models
 
-SHARED = Path(__file__).parents[2] / "shared/pdk/sky130"
-real_models = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no models in {SHARED}")
 CARD = SteeredCard(3.5e-6, 0.076, 0.04, 0.005, -0.001, 9e-9, 8e-8)
 
 
@@ -64,12 +61,11 @@ def test_limits_hold_for_what_the_card_has_measured():
     assert gate.jobs(Package(Path(), {}, frozenset()), Options()) == []
 
 
-@real_models
 @pytest.mark.needs_ngspice
-def test_parts_of_the_error_add_up_and_the_ideal_cell_is_the_model():
-    models, tried = find_models(SHARED), token.tokens(2)
+def test_parts_of_the_error_add_up_and_the_ideal_cell_is_the_model(sky130_models):
+    tried = token.tokens(2)
     card = SteeredCard.of(load_card("sky130")["token"])
-    parts = token.budget(Cell.of(gated.gated_state()), card, models, tried)
+    parts = token.budget(Cell.of(gated.gated_state()), card, sky130_models, tried)
     total = parts.pop("total")
     assert np.allclose(sum(parts.values()), total, atol=1e-12)
     assert np.abs(total).max() < 0.06
@@ -79,10 +75,9 @@ def test_parts_of_the_error_add_up_and_the_ideal_cell_is_the_model():
     assert not math.isclose(np.abs(parts["range"]).max(), 0.0, abs_tol=1e-6)
 
 
-@real_models
 @pytest.mark.needs_ngspice
-def test_the_static_card_is_measured_again():
-    card, supply_A = token.static_card(Cell.of(gated.steered()), find_models(SHARED))
+def test_the_static_card_is_measured_again(sky130_models):
+    card, supply_A = token.static_card(Cell.of(gated.steered()), sky130_models)
     table = load_card("sky130")["token"]
     known = SteeredCard.of(table)
     for name, value in vars(known).items():

@@ -145,7 +145,7 @@ def test_converters_are_added_to_rows_and_columns_only(side):
 
 def test_silence_is_a_factor_of_its_own(model, rungs, side):
     half = tuple(
-        e._replace(count=e.count / 2) if e.name == "supply_charge_C" else e
+        e._replace(count=e.count / 2) if e.name.endswith("charge_C") else e
         for e in side.dense.recorded
     )
     sparse = physical_side(model, model, PROCESS, period_s=PERIOD_S)

@@ -123,6 +123,18 @@ def test_supply_charge_costs_charge_times_supply():
         assert core.high > core.nominal
 
 
+def test_ideal_amplifiers_cost_the_excess_of_the_process_in_every_corner():
+    event = Event("amplifier_charge_C", 1e-12, "x")
+    ledger = billed(load_prices("analog28"), event)
+    line = ledger.by_line()["amplifiers"]
+    times, ideal_J = PROCESS.amplifier_excess, 1e-12 * PROCESS.supply_V
+    found = [line.low / ideal_J, line.nominal / ideal_J, line.high / ideal_J]
+    assert found == pytest.approx(times)
+    assert PROCESS.sources["amplifier_excess"] in ledger.rows[0].note
+    spent = float(supply_energy_J(Counts((event,)), PROCESS, period_s=1e-6))
+    assert spent == pytest.approx(line.nominal, rel=1e-6, abs=0)
+
+
 def test_multipliers_compound_in_every_corner():
     prices = load_prices("sram2030")
     total = billed(prices, Event("mac", 1e6)).total
@@ -301,7 +313,8 @@ def test_unbuilt_designs_are_billed(physical):
 
 def test_supply_energy_is_the_analog_part_of_the_bill(physical):
     ledger = bill(physical, load_prices("analog28"), process=PROCESS)
-    analog = ledger.by_event()["supply_charge_C"].nominal
+    spent = ledger.by_event()
+    analog = spent["supply_charge_C"].nominal + spent["amplifier_charge_C"].nominal
     assert float(supply_energy_J(physical, PROCESS)) == pytest.approx(
         analog, rel=1e-5, abs=0
     )
@@ -345,7 +358,8 @@ def test_events_of_the_physical_model(physical):
             for event in physical.events(PROCESS, period_s=1.0)
             if event.part.endswith(name)
         ]
-        assert len(found) == 2 * c.n_layers
+        # The charge of its capacitors, and that of what settles them.
+        assert len(found) == 2 * 2 * c.n_layers
         assert all(float(event.count) > 0 for event in found)
 
 

@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 from physnn.bank import Bank
 from physnn.environment import Environment
 from physnn.fabricate import fabricate
+from physnn.lines import ChargeLines
 from physnn.variation import TEN_YEARS_S, floor_plan
-from physnn.variation.line import delivered
 from tests.helpers import PROCESS, assert_variance, error_of, member
 from tests.helpers import quick_compilation as quick_compilation
 
@@ -204,38 +204,13 @@ def test_ageing_is_a_power_of_time():
 
 
 def test_crosstalk_is_a_share_of_the_neighbors():
-    design = matrix(columns="charge")
+    design = matrix(lines=ChargeLines(1e-8, 0.3e-12))
     (held,) = chips(design, Environment(crosstalk=0.1), n_chips=1)
     mixing = np.eye(4) + 0.1 * (np.eye(4, k=1) + np.eye(4, k=-1))
     np.testing.assert_allclose(held, np.asarray(VALUE) @ mixing, rtol=1e-5)
     assert fabricate(
         matrix(), EQUAL, key=jr.key(0), environment=Environment(crosstalk=0.1)
     ).error is None  # fmt: skip
-
-
-def test_a_resistive_line_delivers_what_its_nodes_say():
-    # Node by node: currents of the cells and of the line add up to zero.
-    g, r = np.abs(np.asarray(VALUE[:, :1], np.float64)), 0.3
-    n = len(g)
-    shares = []
-    for source in range(n):
-        Y, I = np.zeros((n, n)), np.zeros(n)
-        for k in range(n):
-            Y[k, k] += g[k, 0] + 1 / r  # the line below it, or the foot
-            if k + 1 < n:
-                Y[k + 1, k + 1] += 1 / r
-                Y[k, k + 1] -= 1 / r
-                Y[k + 1, k] -= 1 / r
-        I[source] = g[source, 0]
-        shares.append(np.linalg.solve(Y, I)[-1] / r / g[source, 0])
-    np.testing.assert_allclose(delivered(jnp.asarray(r * g, jnp.float32))[:, 0], shares,
-        rtol=1e-5)  # fmt: skip
-    design = matrix(columns="current", unit="G/G_f", unit_S=1e-5)
-    (held,) = chips(design, Environment(line_ohm=3e4), n_chips=1)
-    w = np.asarray(VALUE)
-    parts = [np.maximum(s * w, 0) for s in (1, -1)]
-    kept = [p * np.asarray(delivered(jnp.asarray(0.3 * p))) for p in parts]
-    np.testing.assert_allclose(held, kept[0] - kept[1], rtol=1e-4, atol=1e-6)
 
 
 def test_sources_add_up_and_reseed_no_other():

@@ -10,7 +10,7 @@ from circuits.mac import ChargeMac
 from circuits.parts import AutomaticGain, DelayLine, GilbertGate
 from physnn.keys import stream
 from physnn.network import Chain, Parallel, Residual
-from tests.helpers import PERIOD_S, PROCESS, QUIET, run_jit, totals
+from tests.helpers import PERIOD_S, PROCESS, QUIET, analog_C, run_jit, totals
 from tests.helpers import quick_compilation as quick_compilation
 
 DELAY = eqx.tree_at(
@@ -60,7 +60,7 @@ def test_every_skip_of_nested_residuals_draws_its_own_noise():
 
 def test_a_skip_pays_for_its_capacitor():
     hold_F = 7e-15
-    of = lambda c: totals(c.events(PROCESS, period_s=PERIOD_S))["supply_charge_C"]
+    of = lambda c: analog_C(c.events(PROCESS, period_s=PERIOD_S))
     extra = of(Residual(DELAY, hold_F=hold_F)) - of(DELAY)
     expected = 2 * 4 * (hold_F * PROCESS.swing_V + PROCESS.settling_charge_C(hold_F))
     np.testing.assert_allclose(extra, expected, rtol=1e-6)

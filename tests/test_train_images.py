@@ -17,10 +17,10 @@ from evals.evaluate import evaluate
 from tests.helpers import PROCESS, QUIET, totals
 from tests.helpers import quick_compilation as quick_compilation
 from train.classifier import ClassifierConfig
+from train.corpus.files import DataError
 from train.experiment import ConfigError, from_table
 from train.loop import train
 from train.tasks.images import Images, ImagesConfig
-from train.tasks.prepare import DataError
 
 pytestmark = pytest.mark.usefixtures("plain_promotion")
 

@@ -23,6 +23,7 @@ from physnn.export.selection import circuits_of
 from tests.helpers import physical_config
 from train.baseline import TransformerConfig
 from train.checkpoint import CheckpointError, Checkpoints
+from train.corpus.files import DataError
 from train.experiment import Experiment, load_experiment, save_experiment
 from train.loop import TrainedRun, load_run, train
 from train.metrics import MetricsFile, read_metrics
@@ -31,7 +32,6 @@ from train.recovery import TrainingDiverged
 from train.run_folder import RunFolderError, lock
 from train.stopping import Interrupted
 from train.tasks import TextConfig
-from train.tasks.prepare import DataError
 
 pytestmark = pytest.mark.usefixtures("plain_promotion")
 

@@ -40,7 +40,7 @@ def test_evals_refuses_a_wrong_shape():
             generate(
                 None,
                 b"a",
-                n_bytes=1,
+                n_tokens=1,
                 temperature=1.0,
                 context=1,
                 energy_per_token_J=0.0,

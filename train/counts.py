@@ -7,7 +7,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Float64, Int, Integer, Key, UInt8
+from jaxtyping import Array, Float, Float64, Int, Integer, Key, UInt, UInt8
 
 from circuits.memory import rom_wires_C
 from physnn.energy.events import Event, token_events
@@ -60,12 +60,18 @@ class CountedTables:
         self.orders, self.n_tokens = orders, n_tokens
 
     @staticmethod
-    def count(tokens: UInt8[np.ndarray, " time"], order: int) -> "CountedTables":
+    def count(tokens: UInt[np.ndarray, " time"], order: int) -> "CountedTables":
         """Count a text once, from its start to its end.
 
-        Raises `ValueError` for an order outside 0..7 and a text that is not longer.
+        Raises `ValueError` for an order outside 0..7, a text that is not longer, and
+        more than 256 symbols.
         """
         _check_order(order)
+        if tokens.dtype.itemsize > 1:
+            raise ValueError(
+                "Argument `tokens` must be bytes or other small symbols to be counted,"
+                f" but is of type {tokens.dtype}: take a vocabulary of 256 at most."
+            )
         if len(tokens) <= order:
             raise ValueError(
                 f"Argument `tokens` must hold more than {order} bytes, but holds"
@@ -178,7 +184,7 @@ class CountsConfig:
                 f"Argument `period_s` must be positive, but is {self.period_s}."
             )
 
-    def count(self, tokens: UInt8[np.ndarray, " time"]) -> "CountedModel":
+    def count(self, tokens: UInt[np.ndarray, " time"]) -> "CountedModel":
         """The model of a text: its counts."""
         return CountedModel(CountedTables.count(tokens, self.order), self)
 

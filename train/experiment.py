@@ -27,6 +27,7 @@ from train.optimizer import OptimizerConfig
 from train.recovery import Recovery
 from train.schedules import TRAINING_AMOUNTS, Schedule
 from train.sharding import MeshConfig
+from train.sinks import MetricsConfig
 from train.tasks import ImagesConfig, TaskConfig, TextConfig
 
 ModelConfig = (
@@ -78,6 +79,8 @@ class Experiment:
     recovery: Recovery = field(default_factory=Recovery)
     # The devices it runs on: the same run but for rounding, so a run may change them.
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    # Who else is told the metrics: of no effect on the run, so it may change, too.
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
     def __post_init__(self):
         for name in (
@@ -215,8 +218,9 @@ class Experiment:
         return self.hardware is not None and self.hardware.training != "in_silico"
 
     def anonymous(self) -> "Experiment":
-        """Without name, seed and mesh: equal for the runs of one row of a table."""
-        return dataclasses.replace(self, name="", seed=0, mesh=MeshConfig())
+        """Without name, seed, mesh, sinks: equal for the runs of one row of a table."""
+        free = {"mesh": MeshConfig(), "metrics": MetricsConfig()}
+        return dataclasses.replace(self, name="", seed=0, **free)
 
     @property
     def tokens_per_step(self) -> int:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from train.distributed import Watch, is_first
-from train.experiment import Experiment
+from train.experiment import Experiment, to_json_table
 from train.metrics import MetricsFile
 from train.objective import Measured
 from train.progress import TrainProgress
 from train.recovery import Spikes, TrainingDiverged
+from train.sinks import MetricsConfig
 
 
 class Journal:
@@ -25,6 +26,10 @@ class Journal:
         self._experiment = experiment
         self._metrics = MetricsFile(
             folder / "metrics.jsonl", step=done, enabled=is_first()
+        )
+        sinks = experiment.metrics if is_first() else MetricsConfig()
+        self._sinks = sinks.open(
+            folder, name=experiment.name, about=to_json_table(experiment), step=done
         )
         self._began = time.monotonic() - self._metrics.last.get("seconds", 0.0)
         self._spikes = Spikes(experiment.recovery, self._metrics.kept)
@@ -49,6 +54,7 @@ class Journal:
         self._watch.__exit__(*error)
         self._show.__exit__(*error)
         self._metrics.__exit__(*error)
+        self._sinks.close()
 
     @property
     def shift(self) -> int:
@@ -110,6 +116,7 @@ class Journal:
         """
         moved = self._spikes.back(spike, to=to)
         self._metrics.rewind(to)
+        self._sinks.rewind(to)
         self._write(to, {"rolled_back_from": spike, "data_shift": moved})
         # On disk at once: a run that is killed continues after the rollback.
         self._metrics.flush()
@@ -122,6 +129,6 @@ class Journal:
     def _write(self, step: int, line: dict[str, Any]) -> None:
         seconds = round(time.monotonic() - self._began, 3)
         tokens = step * self._experiment.tokens_per_step
-        self._metrics.write(
-            {"step": step, "tokens": tokens, **line, "seconds": seconds}
-        )
+        line = {"step": step, "tokens": tokens, **line, "seconds": seconds}
+        self._metrics.write(line)
+        self._sinks.write(line)

@@ -30,12 +30,20 @@ from train.distributed import (
 from train.experiment import Experiment, to_text
 from train.hardware import plain_errors
 from train.journal import Journal
+from train.loader import Loader
 from train.metrics import MetricsFile, read_metrics
 from train.objective import TrainState, make_score, make_update, split
 from train.profile import Profile
 from train.run_folder import RunFolderError, lock, open_run_folder, read_run_folder
 from train.schedules import schedule_of
-from train.sharding import built_on_host, shardings_of, spread, spread_batch
+from train.sharding import (
+    built_on_host,
+    own_rows,
+    shardings_of,
+    spread,
+    spread_batch,
+    spread_rows,
+)
 from train.stopping import Interrupted, StopSignals
 from train.surroundings import surroundings_of
 from train.tasks.text import Text
@@ -84,6 +92,7 @@ def train(
     """
     folder = Path(folder)
     mesh = experiment.mesh.build(batch=experiment.batch)
+    on_first(experiment.metrics.require)
     # Prepared by one process first: the others may share its cache.
     task = on_first(experiment.task.build) or experiment.task.build()
     with contextlib.ExitStack() as stack:
@@ -132,7 +141,8 @@ def train(
             "device": device,
             "surroundings": surroundings,
         }
-        update = make_update(rest, **asked, teacher=teacher)
+        rate = task.bytes_per_token("train")
+        update = make_update(rest, **asked, teacher=teacher, bytes_per_token=rate)
         score = make_score(rest, **asked)
         stack.enter_context(plain_errors(device))
         journal = stack.enter_context(
@@ -140,6 +150,10 @@ def train(
         )
         traced = stack.enter_context(
             Profile(profile, folder / "profile", done=done, last=experiment.steps)
+        )
+        rows, size = own_rows(mesh, experiment.batch), experiment.batch
+        data = stack.enter_context(
+            Loader(task, seed=experiment.seed, batch=size, rows=rows)
         )
         together = StopTogether(mesh)
         stack.enter_context(checkpoints)
@@ -151,9 +165,9 @@ def train(
         while step < experiment.steps:
             step += 1
             position = step - 1 + journal.shift
-            tokens = task.batch(position, seed=experiment.seed, batch=experiment.batch)
+            tokens = spread_rows(data.at(position), rows, size, mesh)
             traced.before(step)
-            state, measured = update(state, spread_batch(tokens, mesh))
+            state, measured = update(state, tokens)
             traced.after(step, measured)
             last = step == experiment.steps
             evaluate = last or step % experiment.evaluate_every == 0
@@ -267,10 +281,10 @@ def validate(
     windows = task.windows(
         "validation", batch=experiment.batch, limit=experiment.evaluation_windows
     )
-    for i, (tokens, scored) in enumerate(windows):
+    for i, (tokens, scored, bytes_per_token) in enumerate(windows):
         seen = spread_batch((tokens, scored), mesh)
         total += float(score(trained, *seen, jr.fold_in(key, i)))
-        count += int(scored.sum())
+        count += int(scored.sum()) * bytes_per_token
     # Rounded as a checkpoint holds it.
     return float(np.float32(total / count))
 

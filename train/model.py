@@ -21,7 +21,7 @@ from physnn.keys import stream
 from physnn.process import Process
 from physnn.straight_through import quantize, quantize_learned
 from train.correction import Correction
-from train.stack import Stack, byte_lines
+from train.stack import BYTE_LINES, Stack, byte_lines
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,13 @@ class PhysicalModel(eqx.Module):
             process=process,
             key=stream(key, "stack"),
         )
+        reads = [b for b in self.stack.blocks if b.n_in > b.n_out]
+        if reads and vocabulary > 2**BYTE_LINES:
+            raise ValueError(
+                "A block that reads the token itself must have a vocabulary of at most"
+                f" {2**BYTE_LINES}, but it is {vocabulary}: leave the memory out, or"
+                " prepare the text as bytes."
+            )
         self.agc = AutomaticGain(c.width)
         self.head = ChargeMac(
             c.width,

@@ -14,9 +14,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Integer, Key, PyTree, UInt32
 
-from circuits.lookup import exploring
+from circuits.lookup_bits import exploring
 from physnn.energy import load_prices
 from physnn.keys import stream
+from physnn.materialized import compiler_options
 from physnn.process import Process
 from train.devices import Device
 from train.energy_term import at_pace, billed_J, unit_sizes
@@ -168,13 +169,16 @@ def make_update(
     surroundings: Surroundings | None = None,
     teacher: Model | None = None,
     device: Device | None = None,
+    bytes_per_token: float = 1.0,
 ) -> jax.stages.Wrapped:
     """The jitted update `(state, tokens) -> (state, measured)` of one batch.
 
     It reuses the buffers of the state it is given. `mesh`: what `experiment.mesh`
     builds, over which the state is kept cut; `surroundings`: of `surroundings_of`, for
     an experiment that asks for some; `teacher`: the digital model of
-    `experiment.distillation`; `device`: what `experiment.hardware` builds.
+    `experiment.distillation`; `device`: what `experiment.hardware` builds;
+    `bytes_per_token`: of the training split, by which bits and Joules of tokens become
+    those of bytes.
     """
     mesh = mesh or experiment.mesh.build(batch=experiment.batch)
     steps, schedules = experiment.steps, experiment.schedules
@@ -198,7 +202,7 @@ def make_update(
         model = exploring(eqx.combine(gathered(trained, mesh), rest))
         energy_J = jnp.zeros(())
         if prices:
-            energy_J = billed_J(model, prices, process=process)
+            energy_J = billed_J(model, prices, process=process) / bytes_per_token
         chips = experiment.chips
         if experiment.in_the_loop:
             model, chips = in_the_loop(model, experiment.hardware, device), 0
@@ -214,13 +218,14 @@ def make_update(
             parts=parts,
         )
         bits_per_byte = jnp.mean(bits(logits, targets_of(whole, logits)))
+        bits_per_byte = bits_per_byte / bytes_per_token
         measured = Measured(bits_per_byte, energy_J)
         total = bits_per_byte
         if lesson and teacher is not None:
             shown = teacher.logits(whole[:, :-1], process=process, key=key)
             told = distilled_bits(logits, shown, temperature=lesson.temperature)
             share = at(lesson.weight, "distillation", step)
-            total = (1 - share) * total + share * jnp.mean(told)
+            total = (1 - share) * total + share * jnp.mean(told) / bytes_per_token
         if weight:
             price = at(weight, "energy_weight", step)
             total = total + price * 1e9 * energy_J
@@ -243,7 +248,7 @@ def make_update(
         nothing = Measured(jnp.zeros(()), jnp.zeros(()))
         return jax.lax.scan(add, (zeros, nothing), (jnp.arange(parts), cut))[0]
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def update(state: TrainState, tokens):
         key = jr.fold_in(jr.wrap_key_data(state.key), state.step)
 
@@ -290,7 +295,7 @@ def make_score(
     chip_of = (surroundings or nominal(experiment)).chip_of()
     mesh = mesh or experiment.mesh.build(batch=experiment.batch)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def score(
         trained: PyTree,
         tokens: Integer[Array, "batch time_and_one"],

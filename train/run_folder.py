@@ -11,8 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from train.corpus.files import SPLITS
+from train.corpus.vocabulary import (
+    AbstractVocabulary,
+    Bytes,
+    load_vocabulary,
+    write_vocabulary,
+)
 from train.experiment import Experiment, load_experiment, save_experiment, to_table
-from train.tasks import AbstractTask
+from train.tasks import AbstractTask, Text
 
 SCHEMA_VERSION = 1
 
@@ -55,7 +62,7 @@ def open_run_folder(
 ) -> None:
     """Begin a run in an empty folder, or check that the run there is this one.
 
-    On another mesh it is the same run.
+    On another mesh, and with other sinks of metrics, it is the same run.
     Raises `RunFolderError` if the folder holds something else, a run of another
     experiment, of other data or of another schema, or any run when not `resume`.
     `teacher`: digest of the model that is distilled from.
@@ -67,7 +74,8 @@ def open_run_folder(
                 f"The folder {folder} must be empty to start a new run, but holds one:"
                 " continue that run or give another folder."
             )
-        anywhere = dataclasses.replace(experiment, mesh=found.mesh)
+        free = {"mesh": found.mesh, "metrics": found.metrics}
+        anywhere = dataclasses.replace(experiment, **free)
         changed = _differences(to_table(found), to_table(anywhere))
         if changed:
             raise RunFolderError(
@@ -86,7 +94,7 @@ def open_run_folder(
             )
         return
     visible = [p.name for p in folder.iterdir() if not p.name.startswith(".")]
-    if set(visible) - {"run.json"}:
+    if set(visible) - {"run.json", _VOCABULARY}:
         raise RunFolderError(
             f"The folder {folder} must be a run or empty, but it holds"
             f" {sorted(visible)[:3]} and no run.json: give another folder."
@@ -96,6 +104,7 @@ def open_run_folder(
         "git_commit": git_commit(),
         "data_digest": task.digest,
         "vocabulary": task.vocabulary,
+        **_about_text(task, folder),
         **({"teacher_digest": teacher} if teacher else {}),
         "python": platform.python_version(),
         "versions": {
@@ -113,6 +122,30 @@ def open_run_folder(
             f"The run could not be begun in {folder} ({error.strerror}): make room or"
             " give another folder."
         ) from error
+
+
+# Where a run keeps its vocabulary: text can be generated where its data are not.
+_VOCABULARY = "vocabulary"
+
+
+def _about_text(task: AbstractTask, folder: Path) -> dict[str, Any]:
+    """What a run of a text has to know of it later; nothing for bytes and images."""
+    if not isinstance(task, Text) or task.symbols.file is None:
+        return {}
+    (folder / _VOCABULARY).mkdir(exist_ok=True)
+    return {
+        "text_digest": task.text_digest,
+        "symbols": write_vocabulary(task.symbols, folder / _VOCABULARY),
+        "bytes_per_token": {split: task.bytes_per_token(split) for split in SPLITS},
+    }
+
+
+def symbols_of(folder: Path) -> AbstractVocabulary:
+    """The vocabulary of a run of text."""
+    _, facts = read_run_folder(folder)
+    if "symbols" not in facts:
+        return Bytes()
+    return load_vocabulary(facts["symbols"], folder / _VOCABULARY)
 
 
 def read_run_folder(folder: Path) -> tuple[Experiment, dict[str, Any]]:

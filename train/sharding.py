@@ -179,3 +179,22 @@ def spread_batch(tree: PyTree, mesh: Mesh) -> PyTree[jax.Array]:
     """A batch along its first axis: each process feeds the parts of its devices."""
     by_data = NamedSharding(mesh, PartitionSpec("data"))
     return spread(tree, jax.tree.map(lambda _: by_data, tree))
+
+
+def own_rows(mesh: Mesh, batch: int) -> slice:
+    """The rows of a batch, from the first to the last, that this process feeds."""
+    by_data = NamedSharding(mesh, PartitionSpec("data"))
+    parts = by_data.addressable_devices_indices_map((batch,)).values()
+    found = [part[0].indices(batch) for part in parts if part]
+    return slice(min(each[0] for each in found), max(each[1] for each in found))
+
+
+def spread_rows(own: np.ndarray, rows: slice, batch: int, mesh: Mesh) -> jax.Array:
+    """A batch of which every process holds its `own_rows` alone."""
+    by_data = NamedSharding(mesh, PartitionSpec("data"))
+
+    def part(index: Any) -> np.ndarray:
+        start, stop, _ = index[0].indices(batch)
+        return np.array(own[start - rows.start : stop - rows.start])
+
+    return jax.make_array_from_callback((batch, *own.shape[1:]), by_data, part)

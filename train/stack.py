@@ -103,8 +103,11 @@ class Stack(eqx.Module):
             span_m = sum(array.span_m(process) for array in _arrays(block))
             wire_F = process.wire_F_per_m * span_m
             settling_C = process.settling_charge_C(wire_F)
-            charge_C = 2 * block.n_out * (wire_F * process.swing_V + settling_C)
-            events.append(Event("supply_charge_C", charge_C, f"{name}.wires"))
+            charge_C, part = wire_F * process.swing_V, f"{name}.wires"
+            events += [
+                Event("supply_charge_C", 2 * block.n_out * charge_C, part),
+                Event("amplifier_charge_C", 2 * block.n_out * settling_C, part),
+            ]
         return tuple(events)
 
 

@@ -35,6 +35,7 @@ class LookupBlock:
     longest_memory: float = 64.0  # tokens between a slowest bit's writes, at start
     basis: Literal["multilinear", "walsh"] = "multilinear"
     blur: float = 0.0
+    gumbel: float = 0.0  # noise of the reads in training [logits]
     width: float = 0.25  # of the comparators' gradient [full scale]
     seed: int = 0  # of the wiring
 
@@ -100,7 +101,7 @@ class LookupMixer(AbstractCircuit[tuple[Array, Array]]):
             lambda part: part.threshold.value, comparators, thresholds
         )
         self.state = lookup_state(
-            c.n_states, k=c.k, basis=c.basis, blur=c.blur, seed=c.seed
+            c.n_states, k=c.k, basis=c.basis, blur=c.blur, gumbel=c.gumbel, seed=c.seed
         )
         self.tables = lookup_layer(
             3 * c.n_states,
@@ -108,6 +109,7 @@ class LookupMixer(AbstractCircuit[tuple[Array, Array]]):
             k=c.k,
             basis=c.basis,
             blur=c.blur,
+            gumbel=c.gumbel,
             seed=c.seed + 1,
             key=site.stream("tables"),
         )

@@ -20,13 +20,14 @@ def divergence(
 ) -> tuple[float, float, float]:
     """(mean KL(design ‖ chip), bits of the design, bits of the chip), without noise.
 
-    In bits per scored target of `seen`. A small deviation shifts the bits of a text by
+    In bits per byte of the scored text. A small deviation shifts the bits of a text by
     its first order, up or down with the text; the divergence has no first order, is
     never negative and is zero only where both predict the same.
     """
     total, n = [0.0, 0.0, 0.0], 0
     for start in range(0, len(seen.tokens), TOGETHER):
-        part = Seen(*(each[start : start + TOGETHER] for each in seen))
+        rows = slice(start, start + TOGETHER)
+        part = seen._replace(tokens=seen.tokens[rows], scored=seen.scored[rows])
         count = int(part.scored.sum())
         found = _divergence(design, chip, part, process.noiseless())
         total = [t + count * float(each) for t, each in zip(total, found, strict=True)]
@@ -44,7 +45,7 @@ def _divergence(design, chip, seen: Seen, process: Process):
     )
     far = distilled_bits(given, meant, temperature=1.0)
     n = jnp.sum(seen.scored, dtype=jnp.float32)
-    mean = jnp.sum(jnp.where(seen.scored, far, 0.0)) / n
+    mean = jnp.sum(jnp.where(seen.scored, far, 0.0)) / n / seen.bytes_per_token
     return jax.tree.map(
         jnp.asarray, (mean, means_of(meant, seen).bits, means_of(given, seen).bits)
     )

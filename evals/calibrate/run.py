@@ -26,9 +26,9 @@ from physnn.export.tables import columns_of
 from physnn.fabricate import banks_of
 from physnn.keys import stream
 from train.calibrated import FOLDER, write_calibrated
+from train.corpus.files import SPLITS
 from train.loop import TrainedRun, load_run
 from train.run_folder import read_run_folder
-from train.tasks.prepare import SPLITS
 
 HISTORY = "history"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from evals.simulate import Simulation, TIMEOUT_s, run_deck
 from physnn.export.netlist import Netlist
 from physnn.export.spice import write_cell
+from physnn.export.transconductor_benches import SUPPLY_V
 from physnn.pdk import Conditions, Models
 
 
@@ -20,9 +21,15 @@ def run_bench(
 ) -> Simulation:
     """Run `deck` as spice/tb/bench.sp beside spice/cells/<cell>.spice of all `cells`.
 
-    Raises `ValueError` for a transistor that the PDK cannot draw, and where a
-    simulation fails.
+    Raises `ValueError` for a transistor that the PDK cannot draw, a supply under that
+    of these decks, and where a simulation fails.
     """
+    if models.pdk.supply_max_V < SUPPLY_V:
+        raise ValueError(
+            f"PDK {models.pdk.name} must stand the {SUPPLY_V} V that the decks of this"
+            f" cell hold, but allows {models.pdk.supply_max_V} V: draw the cell for it"
+            " (physnn/export/transconductor_benches.py)."
+        )
     with tempfile.TemporaryDirectory(prefix="physnn-bench-") as work:
         folder = Path(work) / "spice"
         for name in ("tb", "cells"):

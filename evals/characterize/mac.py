@@ -13,6 +13,7 @@ import numpy as np
 from circuits.mac import ChargeMac
 from evals.characterize import corner
 from evals.characterize.cell import Cell, Waves, transient
+from evals.characterize.mac_noise import column_noise
 from physnn.export import cells, columns
 from physnn.export.columns import FEEDBACK_UNITS, UNITS
 from physnn.export.laws import number
@@ -22,11 +23,16 @@ from physnn.variation.matching import device_sigma
 
 BITS = 4
 # A token; its clocks are those of the behavioral cells, and a reset that ends before.
-SLOT_S = 200e-9
+SLOT_S = 240e-9
 EDGE_S = 0.5e-9
 RESET = (cells.PHI1[0], cells.PHI1[1] - 0.02)
-WINDOWS = {"phi1": cells.PHI1, "phi1e": RESET, "phi2": cells.PHI2}
+# The amplifier is on from before it is biased to the end of the transfer. It forgets
+# the last token while it is biased: in half the time offsets spread twice as far.
+AZ, ON = (0.30, 0.42), (0.29, cells.PHI2[1])
+WINDOWS = {"phi1": cells.PHI1, "phi1e": RESET, "phi2": cells.PHI2, "az": AZ, "on": ON}
 N_CHIPS = 30
+# What each output drives: as much as its feedback.
+LOAD_F = FEEDBACK_UNITS * load_process("sky130").capacitor_min_F
 POINTS = 80  # steps per token, at least
 RELTOL = 1e-4
 # Outputs at which gain and linearity are taken [full scale].
@@ -68,7 +74,12 @@ def measure(
     slot_s: float = SLOT_S,
     conditions: Conditions = Conditions(),
 ) -> Transfer:
-    """Outputs of a column for inputs `xs` `(tokens, n)` [full scale]."""
+    """Outputs of a column for inputs `xs` `(tokens, n)` [full scale].
+
+    Each half drives a load of the feedback's size, which the price counts too. A token
+    before the first, of the same inputs, brings the column into its cycle.
+    """
+    xs = np.concatenate([np.asarray(xs, float)[:1], np.asarray(xs, float)])
     supply_V = models.pdk.supply_V if supply_V is None else supply_V
     middle = supply_V / 2
     lines = [
@@ -81,15 +92,16 @@ def measure(
         for net, low, high in ((clock, 0.0, supply_V), (f"{clock}n", supply_V, 0.0)):
             lines.append(f"v_{net} {net} 0 {_clock(window, low, high, slot_s)}")
             sources["switches"].append(f"v_{net}")
-    for i, x in enumerate(np.asarray(xs, float).T):
+    for i, x in enumerate(xs.T):
         for half, sign in (("p", 1), ("n", -1)):
             volts = middle + sign * swing_V * x
             lines.append(f"v_x{i}{half} x{i}{half} 0 pwl({_steps(volts, slot_s)})")
             sources["inputs"].append(f"v_x{i}{half}")
+    lines += [f"c_load_{half} y{half} 0 {number(LOAD_F)}" for half in "pn"]
     lines.append(cell.call("dut", {port: port for port in cell.ports if port != "vss"}))
     currents = [f"i({name})" for names in sources.values() for name in names]
     waves = transient(
-        f"{len(xs)} tokens of {cell.name}",
+        f"{len(xs) - 1} tokens of {cell.name}",
         lines,
         files=cell.files,
         vectors=["v(yp)", "v(yn)", *currents],
@@ -99,10 +111,14 @@ def measure(
         conditions=conditions,
         reltol=RELTOL,
     )
-    at = (np.arange(len(xs)) + cells.SAMPLE) * slot_s
+    kept = waves.time >= slot_s
+    waves = Waves(
+        waves.time[kept] - slot_s, {k: v[kept] for k, v in waves.columns.items()}
+    )
+    at = (np.arange(len(xs) - 1) + cells.SAMPLE) * slot_s
     y = (waves.at("v(yp)", at) - waves.at("v(yn)", at)) / (2 * swing_V)
     drawn = {
-        cause: sum(_drawn(waves, f"i({name})") for name in names) / len(xs)
+        cause: sum(_drawn(waves, f"i({name})") for name in names) / (len(xs) - 1)
         for cause, names in sources.items()
     }
     return Transfer(y, drawn, waves)
@@ -182,8 +198,13 @@ def prices(process: Process) -> dict[str, float]:
     return {
         "inputs": charges["input lines"],
         "switches": charges["switches"],
-        "amplifiers": charges["amplifiers"],
+        "amplifiers": charges["amplifiers"] * process.amplifier_excess.nominal,
     }
+
+
+def ideal_C(process: Process) -> float:
+    """Charge of the amplifiers of a token were they ideal."""
+    return prices(process)["amplifiers"] / float(process.amplifier_excess.nominal)
 
 
 def specs(
@@ -201,12 +222,12 @@ def specs(
         conditions=conditions,
     )
     gain, offset, inl = line(levels, found.y)
-    current = found.charge_C["amplifiers"] / SLOT_S
     return {
         "gain": gain,
         "offset": offset,
         "inl_LSB": inl / lsb(),
-        "amplifier_current_A": current,
+        "amplifier_excess": found.charge_C["amplifiers"]
+        / ideal_C(load_process("sky130")),
     }
 
 
@@ -227,15 +248,17 @@ def characterize(models: Models, known: Mapping[str, Any]) -> dict[str, Any]:
     process = load_process("sky130")
     cell, swing_V = Cell.of(columns.standard()), process.swing_V
     found = measure(cell, tokens(), models, swing_V=swing_V)
+    slower = measure(cell, tokens(), models, swing_V=swing_V, slot_s=2 * SLOT_S)
     gain, offset, inl = line(LEVELS, found.y)
     # Every input at full scale, as the price assumes; together they make one unit.
     full = measure(cell, np.ones((2, len(UNITS))), models, swing_V=swing_V)
     settling = settled_s(found, len(LEVELS) - 1)
-    current = full.charge_C["amplifiers"] / SLOT_S
+    noise = column_noise(cell, process, models, swing_V=swing_V, gain=gain)
     errors, offsets = chips(cell, models, n=N_CHIPS, swing_V=swing_V)
     law, law_offset = sigmas(process)
-    prices_C = prices(process)
-    measured_C = {**full.charge_C, "amplifiers": current * settling}
+    prices_C, measured_C = prices(process), full.charge_C
+    ideal = ideal_C(process)
+    law_noise = float(np.asarray(model(process).noise_variance(process))[0])
     rms = lambda values: float(np.sqrt(np.mean(np.square(values))))
     sheet = corner.datasheet(
         corner.matrix(
@@ -260,9 +283,13 @@ def characterize(models: Models, known: Mapping[str, Any]) -> dict[str, Any]:
         "inl_LSB": inl / lsb(),
         "lsb": lsb(),
         "settling_s": settling,
-        "amplifier_current_A": current,
+        "settling_error": float(np.abs(found.y - slower.y).max()),
+        # All charge of a token over that of ideal stages which draw while they settle.
+        "amplifier_excess": measured_C["amplifiers"] / ideal,
+        "amplifier_excess_of_signal": found.charge_C["amplifiers"] / ideal,
         "levels": LEVELS.tolist(),
         "outputs": found.y.tolist(),
+        "noise": {**noise, "law_rms": float(np.sqrt(law_noise))},
         "mismatch": {
             "n": N_CHIPS,
             "weight_sigma": rms(errors.std(axis=0, ddof=1)),
@@ -274,7 +301,7 @@ def characterize(models: Models, known: Mapping[str, Any]) -> dict[str, Any]:
         "datasheet": sheet,
         "supply": [
             {
-                "what": cause + (" until settled" if cause == "amplifiers" else ""),
+                "what": cause,
                 "measured_C": measured_C[cause],
                 "analytic_C": prices_C[cause],
             }

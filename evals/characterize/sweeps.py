@@ -26,8 +26,14 @@ def measure_transistor(
     """I_d over gate and drain from 0 to the supply, at |v_sb| of `bulk_V`.
 
     Gate and drain are swept against the source; the sweep gives them to the bulk. A
-    pMOS is measured with all signs reversed. Raises `ValueError` where `simulate` does.
+    pMOS is measured with all signs reversed. Raises `ValueError` where
+    `simulate` does and for a kind that the PDK lacks.
     """
+    if kind not in models.pdk.devices:
+        raise ValueError(
+            f"PDK {models.pdk.name} must have a {kind} for this cell, but has only"
+            f" {sorted(models.pdk.devices)}: map it to the nearest device of the kit."
+        )
     sign = -1 if kind.startswith("pmos") else 1
     top = sign * models.pdk.supply_V
     step = number(sign * step_V)

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key, PyTree
 
+from evals.chip_mesh import chip_keys, each_chip, everywhere, full_group
 from evals.quality import Quality, quality_of
 from evals.robustness.scoring import Seen, means_of
 from physnn.bank import Bank
@@ -89,20 +90,21 @@ def attack(
             "Argument `bits` goes with a model that holds arrays, but this callable"
             " holds none: give an Equinox module, or `FromFlax` of a Flax one."
         )
-    keys = jax.vmap(lambda i: jr.fold_in(stream(key, "chip"), i))(jnp.arange(n_chips))
+    keys = chip_keys(stream(key, "chip"), 0, full_group(n_chips))
+    design, process, seen = everywhere((design, process, seen))
     found = {}
     for name, environment in environments.items():
         # As arrays: one compilation for all environments.
         amounts = environment.traced(*HONORED, ON_LOGITS)
-        each = _on_chips(design, amounts, process, seen, keys)
-        quality = quality_of(np.asarray(each)[:, None])
+        each = np.asarray(_on_chips(design, process, seen, amounts, keys))
+        quality = quality_of(each[:n_chips, None])
         found[name] = dataclasses.replace(quality, n_bytes=int(seen.scored.sum()))
     return found
 
 
 @eqx.filter_jit
-def _on_chips(design, environment, process, seen, keys):
-    def one(key):
+def _on_chips(design, process, seen, environment, keys):
+    def one(key, design, process, seen, environment):
         # Of mismatch the callers say nothing: digital numbers have none.
         chip = fabricate(design, process.matched(), key=key, environment=environment)
         f = realized(chip)
@@ -112,7 +114,7 @@ def _on_chips(design, environment, process, seen, keys):
         logits = logits + environment.output_noise * full * noise
         return means_of(logits.astype(jnp.float32), seen).bits
 
-    return jax.lax.map(one, keys)
+    return each_chip(one, keys, design, process, seen, environment, together=1)
 
 
 def banked(f: Any, bits: int | None = None) -> Any:

@@ -4,13 +4,13 @@ import dataclasses
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, Key
 
+from evals.chip_mesh import chip_keys, each_chip, everywhere, full_group
 from evals.robustness.mismatched import chip_of, draws, open_banks
 from evals.robustness.scoring import Seen, means_of
 from evals.robustness.suite import Ranking
@@ -44,10 +44,11 @@ def ranked(
     """
     quiet, root = process.noiseless(), stream(key, "ranking")
     banks = open_banks(model, process)
-    keys = jax.vmap(lambda i: jr.fold_in(root, i))(jnp.arange(settings.chips))
+    keys = chip_keys(root, 0, full_group(settings.chips))
     shrunk = settings.area**-0.5
     none = dict.fromkeys(banks, jnp.zeros(()))
-    design = _bits(keys, none, model, quiet, seen)[0]
+    shared = everywhere((model, quiet, seen))
+    design = _bits(keys, none, *shared)[0]
     period_s = model.config.period_s
     listed = load_prices(prices)
     spent = bill(model, listed, process=process, period_s=period_s).total.nominal
@@ -57,8 +58,8 @@ def ranked(
         for scale in (1.0, shrunk):
             # Of one type with the zeros, or each bank were a compilation of its own.
             only = none | {name: jnp.asarray(scale, jnp.float32)}
-            each = _bits(keys, only, model, quiet, seen)
-            lost[scale] = np.asarray(each) - float(design)
+            each = np.asarray(_bits(keys, only, *shared))[: settings.chips]
+            lost[scale] = each - float(design)
         larger = enlarged(model, name, settings.area)
         dearer = bill(larger, listed, process=process, period_s=period_s).total.nominal
         area = bank.value.size * bank.n_units * bank.area_m2 * float(bank.area_factor())
@@ -97,10 +98,10 @@ def enlarged(model: Any, name: str, area: float) -> Any:
 def _bits(keys, scale: dict[str, Any], model, process, seen: Seen):
     """Bits of chips whose banks have `scale` times their mismatch."""
 
-    def one(key):
+    def one(key, scale, model, process, seen):
         chip = chip_of(model, process, draws(model, process, key), scale)
         inputs = seen.tokens[:, :-1]
         logits = chip.logits(inputs, process=process, key=jr.key(0))
         return means_of(logits, seen).bits
 
-    return jax.vmap(one)(keys)
+    return each_chip(one, keys, scale, model, process, seen)

@@ -237,7 +237,9 @@ def shortened(seen: Seen, tokens: int) -> Seen:
     if seen.scored.shape[1] == 1:
         return seen
     scored = seen.scored[:, :tokens]
-    return Seen(seen.tokens[:, : tokens + 1], scored.at[:, -1].set(True))
+    return seen._replace(
+        tokens=seen.tokens[:, : tokens + 1], scored=scored.at[:, -1].set(True)
+    )
 
 
 def _yields(setting: Setting, chosen: Yield, design, store: Store):

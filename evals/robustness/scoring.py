@@ -6,12 +6,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from evals.chip_mesh import chip_keys, each_chip, everywhere, full_group
 from physnn.deploy import deploy
 from physnn.disturbance import TEMPORAL
 from physnn.environment import Environment
@@ -29,6 +28,7 @@ class Seen(NamedTuple):
 
     tokens: Int[Array, "batch time_and_one"]
     scored: Bool[Array, "batch targets"]
+    bytes_per_token: Float[Array, ""] | float = 1.0  # of their split
 
     @classmethod
     def of(cls, windows: Iterable[Windows]) -> "Seen":
@@ -42,11 +42,14 @@ class Seen(NamedTuple):
         tokens = np.concatenate([each.tokens for each in rows])
         scored = np.concatenate([each.scored for each in rows])
         kept = scored.any(axis=1)  # the last batch is padded
-        return cls(jnp.asarray(tokens[kept], jnp.int32), jnp.asarray(scored[kept]))
+        rate = jnp.asarray(rows[0].bytes_per_token, jnp.float32)
+        return cls(
+            jnp.asarray(tokens[kept], jnp.int32), jnp.asarray(scored[kept]), rate
+        )
 
 
 class Means(NamedTuple):
-    """Mean bits, and share of likeliest targets that are right, of each chip."""
+    """Mean bits of a byte, and share of likeliest targets that are right, by chip."""
 
     bits: Float[Array, "..."]
     accuracy: Float[Array, "..."]
@@ -57,12 +60,13 @@ def means_of(logits: Float[Array, "batch targets vocabulary"], seen: Seen) -> Me
     targets, n = targets_of(seen.tokens, logits), jnp.sum(seen.scored)
     hits = jnp.argmax(logits, axis=-1) == targets
     mean = lambda each: jnp.sum(jnp.where(seen.scored, each, 0.0)) / n
-    return Means(mean(bits(logits, targets)), mean(hits.astype(jnp.float32)))
+    per_byte = mean(bits(logits, targets)) / seen.bytes_per_token
+    return Means(per_byte, mean(hits.astype(jnp.float32)))
 
 
 @dataclass(frozen=True)
 class Chips:
-    """Scores `model` on chips, `together` of them by vmap, over all local devices.
+    """Scores `model` on chips, `together` of them at a time, over all local devices.
 
     Chip i has its own key, the same in every environment: points of a study differ by
     their amounts alone. Amounts called `traced` are arguments of the compiled program,
@@ -77,22 +81,18 @@ class Chips:
     together: int = 4
     traced: tuple[str, ...] = ()
 
-    def keys(self, start: int, n: int) -> Key[Array, " n"]:
-        """Keys of chips `start` to `start + n`."""
-        root = stream(self.key, "chip")
-        return jax.vmap(lambda i: jr.fold_in(root, i))(jnp.arange(start, start + n))
-
     def score(
         self, environment: Environment, n: int, *, adjust: Adjust | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Bits and accuracy of chips 0 to n."""
         point = self._as_arrays(environment)
-        program = partial(_score, self.model, self.process, point, self.seen)
-        found = []
+        shared = (self.model, self.process, point, self.seen, adjust)
+        program = partial(_score, *everywhere(shared))
+        found, root = [], stream(self.key, "chip")
         # A group is always full, so that all are one compilation.
-        for start in range(0, n, self.together):
-            keys = spread_out(self.keys(start, self.together))
-            found.append(program(keys, self.period_s, adjust))
+        group = full_group(self.together)
+        for start in range(0, n, group):
+            found.append(program(chip_keys(root, start, group), self.period_s))
         bits = np.concatenate([np.asarray(means.bits) for means in found])
         hits = np.concatenate([np.asarray(means.accuracy) for means in found])
         return bits[:n], hits[:n]
@@ -109,8 +109,8 @@ class Chips:
 
 
 @eqx.filter_jit
-def _score(model, process, environment, seen, keys, period_s, adjust):
-    def one(key):
+def _score(model, process, environment, seen, adjust, keys, period_s):
+    def one(key, model, process, environment, seen, adjust):
         chip, there = deploy(model, process, environment, key=key, period_s=period_s)
         if adjust is not None:
             chip = adjust(chip, there, stream(key, "adjust"))
@@ -118,14 +118,4 @@ def _score(model, process, environment, seen, keys, period_s, adjust):
         logits = chip.logits(inputs, process=there, key=stream(key, "noise"))
         return means_of(logits, seen)
 
-    return jax.vmap(one)(keys)
-
-
-def spread_out(keys):
-    """An array over chips, shared out among the devices of this machine."""
-    devices = jax.devices()
-    if len(devices) == 1 or len(keys) % len(devices):
-        return keys
-    mesh = jax.make_mesh((len(devices),), ("chips",))
-    over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("chips"))
-    return jax.device_put(keys, over)
+    return each_chip(one, keys, model, process, environment, seen, adjust)

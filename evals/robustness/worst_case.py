@@ -10,8 +10,9 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from evals.chip_mesh import chip_keys, each_chip, everywhere, full_group
 from evals.robustness.mismatched import Draws, chip_of, draws, n_devices, norm
-from evals.robustness.scoring import Seen, means_of, spread_out
+from evals.robustness.scoring import Seen, means_of
 from evals.robustness.suite import WorstCase
 from physnn.keys import stream
 from physnn.process import Process
@@ -96,21 +97,22 @@ def worst_case(
 
 
 def _random(model, process, seen: Seen, root, which: range) -> list[float]:
-    """Bits of random chips, in groups of the same size; the last one repeats."""
-    found = []
-    for start in range(which.start, which.stop, TOGETHER):
-        ids = jnp.minimum(start + jnp.arange(TOGETHER), which.stop - 1)
-        keys = spread_out(jax.vmap(lambda i: jr.fold_in(root, i))(ids))
-        each = _random_group(keys, model, process, seen)
+    """Bits of random chips, in groups of the same size."""
+    found, group = [], full_group(TOGETHER)
+    shared = everywhere((model, process, seen))
+    for start in range(which.start, which.stop, group):
+        each = _random_group(chip_keys(root, start, group), *shared)
         found += np.asarray(each)[: which.stop - start].tolist()
     return found
 
 
 @eqx.filter_jit
 def _random_group(keys, model, process, seen):
-    one = lambda key: _bits(draws(model, process, key), model, process, seen)
+    def one(key, model, process, seen):
+        return _bits(draws(model, process, key), model, process, seen)
+
     # A few at a time by vmap: all at once would not fit into a cache.
-    return jax.lax.map(one, keys, batch_size=5)
+    return each_chip(one, keys, model, process, seen, together=5)
 
 
 def _bits(drawn: Draws, model, process, seen: Seen) -> Float[Array, ""]:

@@ -10,7 +10,14 @@ from physnn.energy.events import EVENTS, Event
 from physnn.energy.floor_plan import site_of, wiring
 from physnn.energy.joules import Modeled
 from physnn.energy.ledger import Ledger, Row, summed
-from physnn.energy.prices import LINES, OVERHEAD, Price, Prices
+from physnn.energy.prices import (
+    AMPLIFIERS,
+    EXCESS,
+    LINES,
+    OVERHEAD,
+    Price,
+    Prices,
+)
 from physnn.process import Process
 
 # How often each event happens: by name, part and active share.
@@ -97,14 +104,16 @@ def supply_energy_J(
 ) -> Float[Array, ""]:
     """What a step draws from the analog supply [J], differentiable in trained sizes.
 
-    The charge of all `supply_charge_C` events times the supply voltage: the part of the
-    bill that can stand in a loss. Digital events do not depend on trained values.
+    The charge of all `supply_charge_C` events, and of `amplifier_charge_C` times the
+    nominal excess of the process, times the supply voltage: the part of the bill that
+    can stand in a loss. Digital events do not depend on trained values.
     """
     period_s = _period_s(design, period_s)
+    times = {"supply_charge_C": 1.0, AMPLIFIERS: process.amplifier_excess.nominal}
     charges = [
-        event.count
+        event.count * times[event.name]
         for event in _events(design, process, period_s)
-        if event.name == "supply_charge_C"
+        if event.name in times
     ]
     return jnp.asarray(sum(charges, 0.0)) * process.supply_V
 
@@ -162,6 +171,12 @@ def _rows_of(
             note.append(f"a token touches {active:.3g} of them")
         if price.at is not None:
             note.append(f"{of_size:.0%} of the price at {price.at:.3g} parameters")
+        if name == AMPLIFIERS:
+            low, nominal, high = map(float, process.amplifier_excess)
+            note.append(
+                f"{EXCESS} of {process.name}: {nominal:.3g} ({low:.3g} to {high:.3g})"
+                f" ideal stages; {process.sources.get(EXCESS, 'no source')}"
+            )
         if price.floor:
             note.append("a floor: what the other lines lack to it")
         rows.append(

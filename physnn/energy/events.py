@@ -8,6 +8,11 @@ from jaxtyping import Array, Float
 # event: (unit of the count, what one count includes and excludes)
 EVENTS: dict[str, tuple[str, str]] = {
     "supply_charge_C": ("C", "charge drawn from the supply by analog parts"),
+    "amplifier_charge_C": (
+        "C",
+        "charge of amplifiers were they ideal stages in weak inversion that draw only"
+        " while they settle; a bill multiplies it by the process's amplifier_excess",
+    ),
     "mac": ("op", "one multiply-accumulate with a stored weight, at the list's bits"),
     "attention_mac": ("op", "one multiply-accumulate between two activations"),
     "elementwise": ("op", "one non-linear or additive operation on an activation"),

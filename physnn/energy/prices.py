@@ -17,6 +17,7 @@ LINES = (
     "chip to chip",
     "converters",
     "physical core",
+    "amplifiers",
     "couplers",
     "noise generation",
     "clock",
@@ -45,6 +46,8 @@ COUPLERS = ("couplers", "injection", "second harmonic")
 LINKS = "links"
 
 SUPPLY = "process.supply_V"
+# The event whose count is ideal, and the card's number that each corner is times.
+AMPLIFIERS, EXCESS = "amplifier_charge_C", "amplifier_excess"
 # The event of a bill's row that multiplies everything above it.
 OVERHEAD = "overhead"
 
@@ -79,9 +82,19 @@ class Price:
     at: float | None = None
 
     def joules(self, process: Process) -> tuple[float, float, float]:
-        """Low, nominal, high of one event [J], shared with nobody."""
+        """Low, nominal, high of one event [J], shared with nobody.
+
+        Of an ideal amplifier's charge: times the process's `amplifier_excess`.
+        """
         scale = float(process.supply_V) if self.of_supply else 1.0
-        return self.low * scale, self.nominal * scale, self.high * scale
+        low, nominal, high = (1.0, 1.0, 1.0)
+        if self.event == AMPLIFIERS:
+            low, nominal, high = map(float, process.amplifier_excess)
+        return (
+            self.low * scale * low,
+            self.nominal * scale * nominal,
+            (self.high * scale * high),
+        )
 
     def line_of(self, part: str) -> str:
         """The line on which the bill puts this event when `part` makes it happen."""

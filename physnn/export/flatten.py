@@ -23,7 +23,7 @@ def flattened(
             return net if net == GROUND else outside.get(net, f"{path}{net}")
 
         for device in part.devices:
-            devices.append(_moved(device, path, rename, values))
+            devices.append(moved(device, path, rename, values))
         for instance in part.instances:
             inside = instance.cell
             given = {name: p.value for name, p in inside.parameters.items()}
@@ -40,7 +40,7 @@ def flattened(
     return tuple(devices)
 
 
-def _moved(
+def moved(
     device: Device, path: str, rename, values: Mapping[str, float | str]
 ) -> Device:
     """A device of an instance, its nets and parameters those of the outermost cell."""

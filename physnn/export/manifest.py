@@ -105,7 +105,9 @@ def manifest(
         generator = "not installed"
     values = {
         name: value
-        for name, value in vars(process).items()
+        for name, value in (
+            vars(process) | {"amplifier_excess": process.amplifier_excess._asdict()}
+        ).items()
         # A limit that is infinite is none.
         if name != "sources"
         and (

@@ -7,10 +7,9 @@ network fits into one simulation.
 """
 
 import dataclasses
-import re
-from collections.abc import Callable
 
 from physnn.export.cells import clip, number
+from physnn.export.flatten import moved
 from physnn.export.netlist import GROUND, Device, Instance, Netlist
 from physnn.process import Process
 
@@ -34,10 +33,10 @@ def settled(netlist: Netlist, process: Process) -> Netlist:
     def place(cell: Netlist, path: str, outside: dict[str, str]) -> None:
         rename = lambda net: outside.get(net, net if net == GROUND else f"{path}{net}")
         for device in cell.devices:
-            moved = _moved(device, path, rename)
+            placed = moved(device, path, rename, {})
             if device.kind == "transconductance":
-                moved = against_ground(moved)
-            devices.append(moved)
+                placed = against_ground(placed)
+            devices.append(placed)
         for instance in cell.instances:
             below = instance.cell
             if _is_column(below):
@@ -110,19 +109,3 @@ def _twin(cell: Netlist, process: Process) -> Netlist:
         law = f"{sign}{number(process.swing_V)} * {clip(value)}"
         devices.append(Device(f"y{half}", "voltage", (f"y{half}", "ref"), law=law))
     return Netlist(cell.name, cell.ports, tuple(devices))
-
-
-def _moved(device: Device, path: str, rename: Callable[[str], str]) -> Device:
-    """A device of a cell without parameters, on the nets of the cell's parent."""
-    law = device.law
-    if law is not None:
-        nets = lambda found: re.sub(
-            r"\w+", lambda net: rename(net.group()), found.group(1)
-        )
-        law = re.sub(r"(?<=\bv\()([^()]*)(?=\))", nets, law)
-    return dataclasses.replace(
-        device,
-        name=f"{path}{device.name}",
-        nets=tuple(map(rename, device.nets)),
-        law=law,
-    )

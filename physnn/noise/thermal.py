@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from physnn.materialized import materialized
 from physnn.noise.white import white
 from physnn.process import Process
 
@@ -27,7 +28,7 @@ def rms(variance) -> Float[Array, "..."]:
     """√variance, with a slope of zero where a (traced) variance is none."""
     variance = jnp.asarray(variance)
     some = variance > 0
-    return jnp.where(some, jnp.sqrt(jnp.where(some, variance, 1.0)), 0.0)
+    return materialized(jnp.where(some, jnp.sqrt(jnp.where(some, variance, 1.0)), 0.0))
 
 
 def is_zero(amount) -> bool:

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Key
 
+from physnn.materialized import materialized
+
 
 def white(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
     """Independent draws with mean 0 and variance 1, normal to their third moment.
@@ -18,7 +20,7 @@ def white(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
     *lead, last = shape or (1,)
     words = jr.bits(key, (*lead, (last + 1) // 2), jnp.uint32)
     # Otherwise XLA draws the same bits again for every reader of the noise.
-    words = jax.lax.optimization_barrier(words)
+    words = materialized(words)
     halves = [jax.lax.population_count(half) for half in (words & 0xFFFF, words >> 16)]
     ones = jnp.concatenate(halves, axis=-1)[..., :last]
     return ((ones.astype(jnp.float32) - 8) / 2).reshape(shape)

@@ -22,7 +22,7 @@ VARIATIONS = {
     "programming": (programming, ("programming",)),
     "ageing": (ageing, ("age_s",)),
     "crosstalk": (crosstalk, ("crosstalk",)),
-    "line": (line, ("line_ohm",)),
+    "line": (line, ("line_ohm_per_m",)),
 }
 # Drawn once for all banks of a kind, not for each.
 COMMON = ("gradient",)

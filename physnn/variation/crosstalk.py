@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from physnn.bank import Bank
+from physnn.lines import ChargeLines
 
 
 def crosstalk(bank: Bank, *, process, environment, key, place):
@@ -11,11 +12,11 @@ def crosstalk(bank: Bank, *, process, environment, key, place):
 
     k is the capacitance between neighboring lines over that of the column. Linear in
     the inputs, hence an error of the weights; it takes no draw. Acts on matrices that
-    add products on their columns (`columns` of a bank). The line at either edge has one
+    add products on their columns (`ChargeLines`). The line at either edge has one
     neighbor. Crosstalk of lines beyond the next, and between inputs, is not modeled.
     """
     del process, key, place
-    if environment.is_none("crosstalk") or bank.columns is None:
+    if environment.is_none("crosstalk") or not isinstance(bank.lines, ChargeLines):
         return None
     w = jax.lax.stop_gradient(bank.nominal())
     edge = jnp.zeros_like(w[..., :1])

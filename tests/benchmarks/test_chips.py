@@ -53,7 +53,7 @@ def one_chip(model, seen, key):
 @pytest.mark.parametrize("shape", [(1, 64), (4, 256)], ids=str)
 def test_chips_by_vmap(benchmark, shape):
     own = chips(shape, TOGETHER)
-    keys = list(own.keys(0, N_CHIPS))
+    keys = [jr.fold_in(stream(own.key, "chip"), i) for i in range(N_CHIPS)]
     windows = [Windows(np.asarray(own.seen.tokens, np.uint8), np.ones(shape, bool))]
 
     def one_by_one():

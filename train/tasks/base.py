@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, UInt
 
 
 class Windows(NamedTuple):
@@ -14,8 +14,10 @@ class Windows(NamedTuple):
     A text has a target after every input, an image one: its class.
     """
 
-    tokens: UInt8[np.ndarray, "batch time_and_one"]
+    tokens: UInt[np.ndarray, "batch time_and_one"]
     scored: Bool[np.ndarray, "batch targets"]  # which targets count
+    # Of the split; bits of a token over it are bits of a byte. An image is one.
+    bytes_per_token: float = 1.0
 
 
 class AbstractTask(abc.ABC):
@@ -27,11 +29,12 @@ class AbstractTask(abc.ABC):
 
     @abc.abstractmethod
     def batch(
-        self, step: int, *, seed: int, batch: int
-    ) -> UInt8[np.ndarray, "batch time_and_one"]:
+        self, step: int, *, seed: int, batch: int, rows: slice = slice(None)
+    ) -> UInt[np.ndarray, "rows time_and_one"]:
         """The training batch of `step`: a function of `seed` and `step` alone.
 
         So a run that was stopped continues with exactly the batches it would have seen.
+        `rows`: those of the batch that this process needs.
         """
 
     @abc.abstractmethod
@@ -44,3 +47,8 @@ class AbstractTask(abc.ABC):
         sees at least `context - stride` and at most `context` tokens. `limit` > 0 takes
         that many windows only, evenly spaced. Batches are padded to `batch` windows.
         """
+
+    def bytes_per_token(self, split: str) -> float:
+        """Measured on a split; 1 where a token is a byte, or an image."""
+        del split
+        return 1.0

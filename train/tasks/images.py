@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from train.corpus.files import DataError
 from train.tasks.base import AbstractTask, Windows
-from train.tasks.prepare import DataError
 
 # The held-out end of the training images: what is tuned is tuned on these.
 VALIDATION_IMAGES = 5000
@@ -94,7 +94,7 @@ class Images(AbstractTask):
         """The class of every image of a split."""
         return self._splits[split][1]
 
-    def batch(self, step, *, seed, batch):
+    def batch(self, step, *, seed, batch, rows=slice(None)):
         images, labels = self._splits["train"]
         rng = np.random.default_rng((seed, step))
         chosen = rng.integers(0, len(images), batch)
@@ -104,7 +104,7 @@ class Images(AbstractTask):
             drawn = np.where(turned[:, None, None], drawn[:, :, ::-1], drawn)
         if self.shift:
             drawn = _shifted(drawn, self.shift, rng)
-        return _windows(drawn, labels[chosen])
+        return _windows(drawn, labels[chosen])[rows]
 
     def windows(self, split, *, batch, stride=None, limit=0):
         del stride

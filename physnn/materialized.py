@@ -1,0 +1,27 @@
+"""What is computed once and kept: values that XLA must not compute again."""
+
+import jax
+from jaxtyping import Array, Shaped
+
+
+def materialized(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """`x`, written to memory once; so is its cotangent on the way back.
+
+    XLA fuses element-wise work into every reader of its result: a draw, a code or a
+    gradient that two matrix products read is computed for each of them, and where one
+    reads it transposed, against the grain of memory. The barrier only holds under a
+    `jit` with `compiler_options()`.
+    """
+    return jax.lax.optimization_barrier(x)
+
+
+def compiler_options() -> dict[str, str] | None:
+    """Options for a `jax.jit` in which `materialized` is to hold; None needs none.
+
+    XLA's CPU compiler takes barriers out before it fuses, as they were made against
+    common subexpressions alone. Without that pass they reach its code generator, which
+    passes their buffers on.
+    """
+    if jax.default_backend() != "cpu":
+        return None
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}

@@ -1,0 +1,1 @@
+"""Corpora: files made once into memory-mapped tokens, with a manifest."""
