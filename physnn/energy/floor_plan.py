@@ -306,6 +306,8 @@ def _fields(node: Any, path: str) -> Iterator[tuple[Any, str]]:
 
 
 def _has_circuit(node: Any) -> bool:
+    if isinstance(node, Bank):
+        return False  # devices, and lines that may name a share for every column
     if _is_circuit(node):
         return True
     return any(_has_circuit(part) for part, _ in _fields(node, ""))
