@@ -360,3 +360,10 @@ def test_a_whole_mixer_is_wired_right(tmp_path):
         slot_s=1e-6,
     )
     assert verification.passed, str(verification)
+
+
+def test_a_gate_that_finds_nothing_to_check_says_so(package):
+    found = verify(package, gates=("D", "C1")).checks
+    assert [check.gate for check in found] == ["S2", "D", "C1"]
+    assert [check.status for check in found] == ["pass", "skipped", "skipped"]
+    assert "this package has none of it" in found[1].detail
