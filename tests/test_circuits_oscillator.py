@@ -386,4 +386,5 @@ def test_a_tile_simulates_as_the_model_says(which, tmp_path):
     folder = export((chip,), PROCESS, tmp_path / "package", provenance={})
     verification = verify(folder, gates=("B1", "B2"))
     assert verification.passed, str(verification)
-    assert verification.count("skipped") == 0
+    skipped = {check.name for check in verification.checks if check.status == "skipped"}
+    assert skipped <= {"nothing was checked"}  # of a tile without the other gate

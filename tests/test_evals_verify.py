@@ -110,7 +110,9 @@ def test_ngspice_agrees_with_the_model(circuit, tmp_path):
         export(circuit, PROCESS, tmp_path / "x", provenance={}), gates=("B1", "B2")
     )
     assert verification.passed, str(verification)
-    results = [check for check in verification.checks if check.gate in ("B1", "B2")]
+    # Of the two gates a circuit has at least one; the other is named as not checked.
+    results = [check for check in verification.checks if check.status == "pass"]
+    results = [check for check in results if check.gate in ("B1", "B2")]
     assert results
     # What passes is not silence: some result is far from zero.
     expected = json.loads((tmp_path / "x/spice/tb/expected.json").read_text())
