@@ -22,6 +22,7 @@ from circuits.lookup_read import (
     multilinear,
 )
 from circuits.lookup_wiring import FixedWiring, LearnedWiring
+from circuits.parts import not_negative, positive
 from physnn.circuit import AbstractMemorylessCircuit
 from physnn.energy.events import Event
 from physnn.export.logic import Logic, Tables
@@ -167,10 +168,8 @@ def lookup_layer(
         )
     if not 0 <= blur < 0.5:
         raise ValueError(f"Argument `blur` must be from 0 to below 0.5, but is {blur}.")
-    if not node_F > 0:
-        raise ValueError(f"Argument `node_F` must be positive, but is {node_F}.")
-    if not gumbel >= 0:
-        raise ValueError(f"Argument `gumbel` must not be negative, but is {gumbel}.")
+    positive(node_F=node_F)
+    not_negative(gumbel=gumbel)
     wiring = wiring or FixedWiring(n_in, n_tables * k, seed=seed)
     if (wiring.n_in, wiring.n_out) != (n_in, n_tables * k):
         raise ValueError(

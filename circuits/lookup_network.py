@@ -18,6 +18,7 @@ from circuits.lookup_encoders import (
 from circuits.lookup_logic import on_bits
 from circuits.lookup_readout import GroupSum
 from circuits.lookup_wiring import learned_wiring
+from circuits.parts import not_negative
 from physnn.circuit import AbstractMemorylessCircuit
 from physnn.export.compose import compose, signals
 from physnn.export.logic import Logic, chained
@@ -129,12 +130,7 @@ class LookupNetworkLayer:
     mechanism: ClassVar[str] = "trained"
 
     def __post_init__(self):
-        for name in ("n_later", "n_later_layers"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"Argument `{name}` must not be negative, but is"
-                    f" {getattr(self, name)}."
-                )
+        not_negative(n_later=self.n_later, n_later_layers=self.n_later_layers)
         if (self.n_later > 0) != (self.n_later_layers > 0):
             raise ValueError(
                 "Arguments `n_later` and `n_later_layers` must both be positive or both"

@@ -25,7 +25,7 @@ from circuits.oscillator_parts import (
     sources,
     wrapped,
 )
-from circuits.parts import NODE_F, one_of, positive
+from circuits.parts import NODE_F, not_negative, one_of, positive
 from physnn.bank import Bank
 from physnn.dynamics import AbstractDynamicCircuit
 from physnn.energy.events import Event
@@ -137,10 +137,7 @@ class PhaseOscillators(AbstractDynamicCircuit):
                 f"Argument `n_steps` must be a multiple of the {n_segments} segments,"
                 f" but is {n_steps}."
             )
-        if not (L := second_harmonic) >= 0:
-            raise ValueError(
-                f"Argument `second_harmonic` must not be negative, but is {L}."
-            )
+        not_negative(second_harmonic=second_harmonic)
         one_of("dense", "local", "sparse", "none", coupling=coupling)
         one_of("clock", "ring", reference=reference)
         if not shape or not any(shape[0]):

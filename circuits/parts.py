@@ -304,6 +304,13 @@ def positive(**amounts: int | float) -> None:
             raise ValueError(f"Argument `{name}` must be positive, but is {value}.")
 
 
+def not_negative(**amounts: int | float) -> None:
+    """Raises `ValueError` for the first amount that is below zero, or no number."""
+    for name, value in amounts.items():
+        if not value >= 0:
+            raise ValueError(f"Argument `{name}` must not be negative, but is {value}.")
+
+
 def one_of(*known: str, **chosen: str) -> None:
     """Raises `ValueError` for the first choice that is not among those known."""
     for name, value in chosen.items():

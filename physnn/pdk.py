@@ -107,19 +107,23 @@ class Pdk:
             f"xdevice {nets} {self.devices[kind].name}\n+ {text}\n.ends dev_{kind}\n"
         )
 
+    def device(self, kind: str, *, cell: str = "this cell") -> MosDevice:
+        """The kit's device for a kind that `cell` uses; `ValueError` without one."""
+        if kind not in self.devices:
+            raise ValueError(
+                f"PDK {self.name} must have every kind of device that {cell} uses, but"
+                f" has only {sorted(self.devices)} and no {kind}: map it to the nearest"
+                " device of the kit, or give another PDK or cell."
+            )
+        return self.devices[kind]
+
     def check(self, cell: Netlist) -> None:
         """Raise `ValueError` for a device in or below `cell` that cannot be drawn."""
         for part in cell.cells():
             for device in part.devices:
                 if device.kind not in DRAWN:
                     continue
-                if device.kind not in self.devices:
-                    raise ValueError(
-                        f"PDK {self.name} must have every kind of device that"
-                        f" `{part.name}` uses, but has only {sorted(self.devices)} and"
-                        f" no {device.kind}: give another PDK or cell."
-                    )
-                limits = self.devices[device.kind]
+                limits = self.device(device.kind, cell=f"`{part.name}`")
                 for size, least, most in (
                     ("width_m", limits.width_min_m, float("inf")),
                     ("length_m", limits.length_min_m, limits.length_max_m),

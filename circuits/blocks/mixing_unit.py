@@ -12,7 +12,7 @@ from jaxtyping import Array, Key
 from circuits.blocks.base import Site, events_of, netlists_of
 from circuits.mac import ChargeMac
 from circuits.mixing import PassiveMixing
-from circuits.parts import AutomaticGain, GilbertGate, positive
+from circuits.parts import AutomaticGain, GilbertGate, not_negative, positive
 from physnn.circuit import AbstractCircuit, AbstractMemorylessCircuit
 from physnn.export.compose import compose, signals
 from physnn.export.netlist import Netlist
@@ -43,10 +43,7 @@ class MixingUnitBlock:
                 "Argument `n_hidden` must be a multiple of `n_groups`, but they are"
                 f" {self.n_hidden} and {self.n_groups}."
             )
-        if self.n_rounds < 0:
-            raise ValueError(
-                f"Argument `n_rounds` must not be negative, but is {self.n_rounds}."
-            )
+        not_negative(n_rounds=self.n_rounds)
 
     def build(self, site: Site) -> AbstractCircuit:
         return MixingUnit(

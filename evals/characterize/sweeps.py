@@ -29,11 +29,7 @@ def measure_transistor(
     pMOS is measured with all signs reversed. Raises `ValueError` where
     `simulate` does and for a kind that the PDK lacks.
     """
-    if kind not in models.pdk.devices:
-        raise ValueError(
-            f"PDK {models.pdk.name} must have a {kind} for this cell, but has only"
-            f" {sorted(models.pdk.devices)}: map it to the nearest device of the kit."
-        )
+    models.pdk.device(kind)
     sign = -1 if kind.startswith("pmos") else 1
     top = sign * models.pdk.supply_V
     step = number(sign * step_V)

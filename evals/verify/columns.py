@@ -18,9 +18,9 @@ from physnn.pdk import Models
 from physnn.process import load_process
 
 COLUMN, COMPARATOR, ARRAY = "mac_column", "sar_comparator", "sar_array"
-# Gain within 0.5 % of the card's, which a common factor below that of the capacitors
-# is: what corners do to it is in the datasheet. INL of 0.01 of a step of the code of a
-# weight, as the reference proposes.
+# Gain within 0.5 % of the card's. It is below that of the capacitors, by more the more
+# of them a column has; what corners do to it is in the datasheet. INL of 0.01 of a step
+# of the code of a weight, as the reference proposes.
 GAIN, INL_LSB = 0.005, 0.01
 # Settled to half a step of 8 bits, as the price has it, and no more noise than the law.
 SETTLED, NOISE, CHARGE = 2.0**-9, 1.0, 0.01
