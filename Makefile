@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env quickstart test lint format simulators bench crosscheck lock cuda clean
+.PHONY: help env quickstart test lint format simulators bench peers crosscheck lock cuda clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*## /|/' \
@@ -37,6 +37,15 @@ simulators: ## install ngspice, Icarus Verilog, Yosys, Chromium (Debian as root)
 
 bench: $(STAMP) ## tests/benchmarks: speed, measured on this machine
 	@$(PYTHON) -m pytest tests/benchmarks -s -o addopts=--strict-markers --benchmark-only
+
+# The peers bring PyTorch, which we do without.
+PEERS := .cache/peers
+peers: $(STAMP) ## speed beside torchsde, torchlogix, aihwkit-lightning, in an environment of its own
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet torch==2.13.0 numpy scipy trampoline tqdm rich
+	@$(PEERS)/bin/python -m pip install --quiet --no-deps torchsde==0.2.6 torchlogix==0.2.2 \
+	  aihwkit-lightning==2.1.0
+	@$(PYTHON) -m tests.benchmarks.peers --torch-python $(PEERS)/bin/python
 
 # ZigZag pins other versions than we do, so it gets an environment of its own.
 ZIGZAG := .cache/zigzag

@@ -50,8 +50,9 @@ class ChargeMac(AbstractMemorylessCircuit):
     Assumes: amplifiers that settle within a stage and are biased only so long; lines
     that do, unless `line_ohm_per_m` of an environment says how resistive they are;
     every switched-in capacitor swings full scale each step (an upper bound of the
-    charge). Does not model: charge injection, finite gain, dependence of the noise on
-    β, leakage between the two clock phases.
+    charge); a gain of one, which the drawn column reaches with a smaller feedback
+    capacitor. Does not model: charge injection, dependence of the noise on β, leakage
+    between the two clock phases.
 
     References: Lee & Wong 2016, "Analysis and design of a passive switched-capacitor
     matrix multiplier", DOI 10.1109/JSSC.2016.2599536; Murmann 2021, "Mixed-signal

@@ -176,7 +176,8 @@ class Resonator(AbstractDynamicCircuit):
         a, turn, *drive = self._drive(xs, process=process, key=key)
         start = jnp.split(state, 2, axis=-1)
         # On a CPU the turning frame takes three times as long as turning every state.
-        solve = _turned if recurrence.is_sequential() else _in_turning_frame
+        one_by_one = recurrence.kernel_here() == "sequential"
+        solve = _turned if one_by_one else _in_turning_frame
         vs = jnp.concatenate(solve(a, turn, drive, start), axis=-1)
         return vs[-1], self.read(vs, xs, process=process)
 

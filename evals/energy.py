@@ -270,7 +270,7 @@ def _service(batch: float, period_s: float) -> dict[str, str]:
         kind = f"throughput of {batch:g} users, against one user"
     return {
         "class": kind,
-        "said": f"{ours}, against {theirs}, whose latency no price list models",
+        "said": f"{ours}, against {theirs}, whose latency is not compared",
     }
 
 
@@ -347,6 +347,6 @@ def _lines_of(ours: dict[str, Any]) -> list[str]:
         *lines,
         f"  {next(iter(ours['ratios'].values()))['verdict']}",
         f"  Seeds and chips: {interval['said']}.",
-        f"  The physical model serves one user at {latency} per token; no price list"
-        " models the latency of its opponents.",
+        f"  The physical model serves one user at {latency} per token; the latency of"
+        " its opponents is not compared (`physnn bill` has a bound for GPUs).",
     ]

@@ -9,6 +9,7 @@ import jax.random as jr
 from evals.characterize.card import load_card
 from evals.network_cut import network_of
 from evals.quality import quality_of, scored_bits, scored_hits
+from physnn.export.drawn import check_card
 from physnn.export.package import export
 from physnn.export.realize import realized_design, uncoded_design
 from train.baseline import FlaxModel
@@ -52,6 +53,8 @@ def export_run(
             f"The run in {folder} must hold a physical model to be exported, but holds"
             " a transformer: give the run of a physical model."
         )
+    if card is not None:
+        check_card(run.model, card)  # before the minute that scoring takes
     _, facts = read_run_folder(run.folder)
     realized = rescored(run, windows=windows, seed=seed)
     tell(sentence(realized))

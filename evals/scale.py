@@ -112,15 +112,15 @@ class Unbuilt:
         last = second[0] if second else first
         more = self.n_layers - 1
         return tuple(
-            Event(name, one + more * (last[name, part, active] - one), part, active)
-            for (name, part, active), one in first.items()
+            Event(key[0], one + more * (last[key] - one), *key[1:])
+            for key, one in first.items()
         )
 
 
-def _counted(events) -> dict[tuple[str, str, float], float]:
-    counts: dict[tuple[str, str, float], float] = {}
+def _counted(events) -> dict[tuple[str, str, float, float | None], float]:
+    counts: dict[tuple[str, str, float, float | None], float] = {}
     for event in events:
-        key = (event.name, event.part, event.active)
+        key = (event.name, event.part, event.active, event.bits)
         counts[key] = counts.get(key, 0.0) + float(event.count)
     return counts
 

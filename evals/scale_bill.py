@@ -8,12 +8,13 @@ from typing import Any
 
 import jax
 
+from evals.generator import Denoiser
 from evals.rulers import event_rulers, ruler_table
 from evals.scale import Unbuilt, count_parameters, grown, shapes_of
+from evals.scale_notes import bytes_in_token, notes_of_circuit, notes_of_machine
 from physnn.bank import Bank
 from physnn.configs import config_folder
 from physnn.energy import Ledger, Modeled, Prices, bill, load_prices
-from physnn.energy.facts import load_facts
 from physnn.process import load_process
 from physnn.units import readable
 from train.baseline import TransformerConfig
@@ -24,8 +25,6 @@ CLASSES = 10
 # Tokens per second of a digital machine where nobody says: sets the time that its
 # memories leak for per token.
 RATE = 1000.0
-# Above this share of the total, leakage is said to hang on that rate.
-LEAKS = 0.1
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,10 @@ class Asked:
     """What `physnn bill` is asked: the design, then the machine, then the service.
 
     Of the design: `parameters` and `process` (None: the config's own), `context`
-    [tokens], `vocabulary`, and for a transformer `kv_heads`, `experts`,
-    `active_experts`, `bits`, `cache_bits`. `batch`, `tokens_per_pass`, `drafted` and
+    [tokens], `vocabulary`, `bits` of its weights, and for a transformer `kv_heads`,
+    `experts`, `active_experts`, `cache_bits`. `batch`, `tokens_per_pass`, `drafted` and
     `cache_waste` are those of `physnn.energy.Serving`; `prefill` computes a prompt of
-    `context` tokens.
+    `context` tokens, `image_passes` so often an image of `context` patches.
     `tokens_per_second` is the rate of the machine.
     """
 
@@ -56,6 +55,7 @@ class Asked:
     drafted: float | None = None
     cache_waste: float | None = None
     prefill: bool = False
+    image_passes: int | None = None
     tokens_per_second: float | None = None
     bytes_per_token: float | None = None
 
@@ -65,10 +65,11 @@ class ScaledBill:
     """The bill of one token, with what follows from it.
 
     - `multiplied`: multiplications with a weight per token; None where charges add.
-    - `latency_s`: of one token of one user; for a digital machine the least that its
-      memories' bandwidth allows; None: the price list tells no bandwidth.
+    - `latency_s`: of one token of one user, or of an image; for a digital machine the
+      least that its memories' bandwidth allows; None: the list tells no bandwidth.
     - `area_m2`: drawn area of all unit devices; None: not known (digital). The floor
       plan of the ledger has that of the parts, and the chips they take.
+    - `tokens_per_image`: patches computed for an image; None: it makes none.
     - `memory_B`: weights and caches that are held, and `devices` that hold them.
     """
 
@@ -84,11 +85,18 @@ class ScaledBill:
     area_m2: float | None
     memory_B: float
     devices: int | None
+    tokens_per_image: int | None
     notes: tuple[str, ...]
 
     @property
     def power_W(self) -> Modeled:
         return self.ledger.total.scaled(self.tokens_per_second)
+
+    @property
+    def image_J(self) -> Modeled | None:
+        """Energy of a generated image [J]."""
+        n = self.tokens_per_image
+        return None if n is None else self.ledger.total.scaled(float(n))
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values, in SI units."""
@@ -103,6 +111,8 @@ class ScaledBill:
             "bytes_per_token": self.bytes_per_token,
             "bytes_per_token_source": self.bytes_per_token_source,
             "J_per_parameter": total.scaled(1 / self.parameters).to_json(),
+            "tokens_per_image": self.tokens_per_image,
+            "J_per_image": self.image_J and self.image_J.to_json(),
             "tokens_per_second": self.tokens_per_second,
             "power_W": self.power_W.to_json(),
             "latency_s": self.latency_s,
@@ -126,12 +136,17 @@ class ScaledBill:
         active = ""
         if self.multiplied is not None:
             active = f", {self.multiplied:.4g} multiplications per token"
+        text = (
+            f"  per byte       {total.scaled(1 / self.bytes_per_token)}"
+            f" ({self.bytes_per_token:g} bytes per token:"
+            f" {self.bytes_per_token_source})"
+        )
+        if self.image_J is not None:
+            text = f"  per image      {self.image_J} ({self.tokens_per_image} patches)"
         lines = [
             f"{self.name}: {self.parameters:.4g} parameters{active}",
             f"  per token      {total}",
-            f"  per byte       {total.scaled(1 / self.bytes_per_token)}"
-            f" ({self.bytes_per_token:g} bytes per token:"
-            f" {self.bytes_per_token_source})",
+            text,
             f"  per parameter  {each}",
             f"  power          {readable(power.nominal, 'W')}"
             f" ({readable(power.low, 'W')} to {readable(power.high, 'W')}) at"
@@ -188,6 +203,9 @@ def scaled_bill(asked: Asked) -> ScaledBill:
     design = (Unbuilt if digital else shapes_of)(
         config, vocabulary=vocabulary, process=process
     )
+    if asked.image_passes is not None:
+        design = _denoiser(design, config, asked.image_passes)
+    per_image = getattr(design, "patches_per_image", None)
     prices = load_prices(asked.machine or ("gpu2030" if digital else "analog28"))
     own_s = None if digital else float(getattr(config, "period_s", 0.0))
     rate = asked.tokens_per_second or (RATE if own_s is None else 1 / own_s)
@@ -207,7 +225,11 @@ def scaled_bill(asked: Asked) -> ScaledBill:
     devices, latency_s = None, own_s
     if digital:
         devices, latency_s = _on_devices(events, prices, memory_B)
-    bytes_per_token, source = _bytes_per_token(asked, vocabulary, images, own)
+        if latency_s is not None:
+            latency_s *= per_image or 1
+    bytes_per_token, source = bytes_in_token(
+        asked.bytes_per_token, vocabulary, images=images, own=own
+    )
     area_m2 = None if digital else drawn_area_m2(design)
     return ScaledBill(
         name=f"{path.stem if path.stem != 'experiment' else path.parent.name} on"
@@ -223,8 +245,31 @@ def scaled_bill(asked: Asked) -> ScaledBill:
         area_m2=area_m2,
         memory_B=memory_B,
         devices=devices,
-        notes=_notes(asked, ledger, prices, own_s, rate, digital=digital),
+        tokens_per_image=per_image,
+        notes=notes_of_machine(
+            ledger,
+            prices,
+            rate,
+            context=asked.context,
+            passes=asked.image_passes or 0,
+        )
+        if own_s is None
+        else notes_of_circuit(
+            own_s,
+            rate,
+            context=asked.context,
+            grown=asked.parameters is not None,
+        ),
     )
+
+
+def _denoiser(design: Any, config: ModelConfig, passes: int) -> Denoiser:
+    if not isinstance(config, TransformerConfig):
+        raise ValueError(
+            "Argument `image_passes` must be left out of a model of kind"
+            f" `{config.kind}`: only a transformer is billed as a generator."
+        )
+    return Denoiser(design, config, passes=passes)
 
 
 def drawn_area_m2(design: Any) -> float:
@@ -242,7 +287,15 @@ def _config_path(path: Path) -> Path:
     if path.is_dir():
         return path / "experiment.toml"
     named = config_folder() / "experiments" / f"{path}.toml"
-    return named if not path.suffix and named.is_file() else path
+    if path.suffix or path.is_file():
+        return path
+    if not named.is_file():
+        known = sorted(each.stem for each in named.parent.glob("*.toml"))
+        raise ValueError(
+            f"Argument `config` must be a TOML file, a run folder or one of {known},"
+            f" but is `{path}`."
+        )
+    return named
 
 
 def _asked_of(config: ModelConfig, asked: Asked) -> ModelConfig:
@@ -270,11 +323,16 @@ def _asked_of(config: ModelConfig, asked: Asked) -> ModelConfig:
             # Queries follow the width; here they only have to fit.
             changes["n_heads"] = config.n_heads * asked.kv_heads
         return dataclasses.replace(config, **changes)
+    # Weights of a circuit, or of an image network, have bits, too.
+    named = {each.name for each in dataclasses.fields(config)}
+    for name in ("bits", "weight_bits"):
+        if set(changes) == {"bits"} and name in named:
+            return dataclasses.replace(config, **{name: changes["bits"]})
     if changes:
         ours = next(key for key, theirs in names.items() if theirs in changes)
         raise ValueError(
             f"Argument `{ours}` must be left out of a model of kind `{config.kind}`:"
-            " only a transformer has it."
+            " it has none."
         )
     return config
 
@@ -292,7 +350,7 @@ def _served(prices: Prices, asked: Asked, config: ModelConfig) -> Prices:
                 f" out of a model of kind `{config.kind}`: it reads no weights that"
                 " several tokens could share."
             )
-    elif asked.prefill:
+    elif asked.prefill or asked.image_passes:
         serving["prompt"] = config.context
     return prices.served(**serving)
 
@@ -328,64 +386,3 @@ def _on_devices(
             )
             read_B += float(event.count) * times * serving.batch
     return devices, read_B / (devices * device.bandwidth_B_per_s)
-
-
-def _bytes_per_token(
-    asked: Asked, vocabulary: int, images: bool, own: tuple[int, float | None]
-) -> tuple[float, str]:
-    if asked.bytes_per_token is not None:
-        if not 0 < asked.bytes_per_token < math.inf:
-            raise ValueError(
-                "Argument `bytes_per_token` must be positive and finite, but is"
-                f" {asked.bytes_per_token}."
-            )
-        return asked.bytes_per_token, "as asked"
-    if vocabulary == own[0] and own[1] is not None and own[1] != 1:
-        return own[1], "measured on the test split of its text"
-    if vocabulary <= 256:
-        return 1.0, "an image is one" if images else "a token is a byte"
-    fact = load_facts()["norm.bytes_per_bpe_token"]
-    return fact.nominal, f"{fact.id}, {fact.confidence}"
-
-
-def _notes(
-    asked: Asked,
-    ledger: Ledger,
-    prices: Prices,
-    own_s: float | None,
-    rate: float,
-    *,
-    digital: bool,
-) -> tuple[str, ...]:
-    notes = []
-    if not digital and asked.context is not None:
-        notes.append("the state has a fixed size: no line depends on the context")
-    if own_s is not None and rate > 1 / own_s:
-        notes.append(
-            f"that rate takes {math.ceil(rate * own_s)} chips of"
-            f" {readable(own_s, 's')} per token"
-        )
-    if not digital and asked.parameters is not None:
-        notes.append(
-            "the time per token is the config's: that a deeper design settles in it is"
-            " assumed, not checked"
-        )
-    if own_s is not None and rate < 1 / own_s:
-        notes.append(
-            f"it computes {rate * own_s:.3g} of the time and leaks all the time; its"
-            " bias is off while it waits"
-        )
-    leaks = ledger.by_line().get("leakage")
-    if digital and leaks and leaks.nominal > LEAKS * ledger.total.nominal:
-        notes.append(
-            f"memories leak for {readable(1 / rate, 's')} per token: a machine that"
-            " runs faster spends less (--tokens-per-second)"
-        )
-    if prices.serving.drafted:
-        notes.append("who drafts the tokens has a bill of its own, left out here")
-    if digital and asked.context is not None and "cache_byte" in prices.zero_events:
-        notes.append(
-            f"`{prices.name}` has no price for the cache, which favors it at long"
-            " contexts"
-        )
-    return tuple(notes)

@@ -8,7 +8,7 @@ is the ratio exactly. A factor depends on the place of its step in this order:
     no host in the loop               the token loop closes on chip
     dynamics instead of attention     its context replaced by our dynamics, simulated
     fewer parameter touches           its weights replaced by ours, at its bits
-    bits                              ours at the bits we store
+    bits                              ours read and multiplied at the bits we store
     no weight movement                no weight is read
     components alone                  at the component prices of A: what a whole GPU or
                                       card adds, and what a sum of components forgets
@@ -181,8 +181,10 @@ def waterfall(
     own = _only(digital, lambda event: not is_context(event))
     ends = lambda events: _only(events, _is_end)
     touching = lambda events: _only(events, is_touch)
-    as_theirs = _coded(own, bits, bits)
-    as_stored = _coded(own, ours.read_bits, ours.stored_bits)
+    as_theirs = _coded(own, bits, bits, wide=_width(rungs))
+    as_stored = _coded(
+        own, ours.read_bits, ours.stored_bits, wide=math.sqrt(_BITS * ours.read_bits)
+    )
     resting = _only(as_stored, lambda event: event.name != "weight_byte")
     still = lambda rung: (*ends(free(rung)), *resting, *dynamics)
     at_rest = mixed(still)
@@ -207,8 +209,8 @@ def waterfall(
             mixed(lambda r: (*ends(free(r)), *as_theirs, *dynamics)),
         ),
         (
-            f"weights read at the {ours.read_bits:.3g} bits they are stored at on"
-            " average; arithmetic stays as wide as the price list has it",
+            f"weights read and multiplied at the {ours.read_bits:.3g} bits they are"
+            " stored at on average, with activations of 8",
             "weight_byte",
             mixed(lambda r: (*ends(free(r)), *as_stored, *dynamics)),
         ),
@@ -296,10 +298,32 @@ def _only(events: tuple[Event, ...], keep) -> tuple[Event, ...]:
     return tuple(event for event in events if keep(event))
 
 
-def _coded(events: tuple[Event, ...], read: float, stored: float) -> tuple[Event, ...]:
-    """Events of weights of 8 bits, at other mean numbers of bits."""
+def _coded(
+    events: tuple[Event, ...], read: float, stored: float, *, wide: float
+) -> tuple[Event, ...]:
+    """Events of weights of 8 bits, at other mean numbers of bits.
+
+    `wide`: width of a multiplication, where its price follows it.
+    """
     scale = {"weight_byte": read / _BITS, "stored_bit_s": stored / _BITS}
-    return tuple(e._replace(count=e.count * scale.get(e.name, 1.0)) for e in events)
+    return tuple(
+        e._replace(
+            count=e.count * scale.get(e.name, 1.0),
+            bits=wide if e.name == "mac" else None,
+        )
+        for e in events
+    )
+
+
+def _width(rungs) -> float:
+    """Mean width of what the opponents multiply with their weights."""
+    sums = [0.0, 0.0]
+    for (rung, _), share in rungs:
+        for event in rung.recorded:
+            if event.name == "mac":
+                sums[0] += share * event.count
+                sums[1] += share * event.count * (event.bits or _BITS)
+    return sums[1] / sums[0] if sums[0] else float(_BITS)
 
 
 def _why(name: str, event: str | None, machine: Prices) -> str:

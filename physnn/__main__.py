@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from physnn.commands import COMMANDS, FAILED, WRONG, Folder
+from physnn.compiled import keep_compiled
 
 
 def train(arguments: list[str]) -> int:
@@ -77,6 +78,7 @@ def main() -> None:
     warnings.showwarning = lambda warning, *_: print(
         f"physnn: {warning}", file=sys.stderr
     )
+    keep_compiled()
     sys.exit(_guarded(sys.argv[1:]))
 
 

@@ -209,6 +209,7 @@ def bill(
     drafted: float | None = None,
     cache_waste: float | None = None,
     prefill: bool = False,
+    image_passes: int | None = None,
     tokens_per_second: float | None = None,
     bytes_per_token: float | None = None,
     json: bool = False,
@@ -223,7 +224,7 @@ def bill(
         kv_heads: Heads of keys and values of a transformer (grouped-query attention).
         experts: Experts of a transformer's MLP.
         active_experts: Experts that a token chooses.
-        bits: Of a transformer's weights and activations.
+        bits: Of its weights, and of a transformer's activations, too.
         cache_bits: Of its keys and values; without it as `bits`.
         process: Of a physical design: a name in configs/processes or a TOML file.
         machine: A price list: a name in configs/hardware or a TOML file.
@@ -232,6 +233,8 @@ def bill(
         drafted: Tokens proposed for a pass.
         cache_waste: Share of the cache's memory that paging leaves unused.
         prefill: Compute a prompt of `context` tokens instead of one token after it.
+        image_passes: Of a generator: Joules of an image of `context` patches that goes
+            so often through the transformer.
         tokens_per_second: Of the whole machine; for the power, and how long it leaks.
         bytes_per_token: For Joules per byte.
         json: Print JSON.

@@ -1,8 +1,91 @@
 """First-order linear recurrences v_t = α_t·v_{t−1} + β_t, with their gradient."""
 
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+# How a recurrence is computed: one step after the other; all at once, as a parallel
+# prefix (Blelloch 1990); or the prefix inside chunks, one chunk after the other.
+Kernel = Literal["sequential", "associative", "chunked"]
+KERNELS: tuple[Kernel, ...] = ("sequential", "associative", "chunked")
+
+# Steps of a chunk: what a parallel prefix holds at a time.
+CHUNK = 64
+
+_asked = jax.make_user_context("auto")
+
+
+@contextlib.contextmanager
+def computed_by(kernel: str) -> Iterator[None]:
+    """While entered, every recurrence is traced as `kernel`; `auto`: as it is outside.
+
+    JAX's caches know of it, so a function that was compiled with another is traced
+    again. Raises `ValueError` for a name that is none.
+    """
+    if kernel not in (*KERNELS, "auto"):
+        raise ValueError(
+            f"Argument `kernel` must be one of {[*KERNELS, 'auto']}, but is {kernel!r}."
+        )
+    if kernel == "auto":
+        yield
+        return
+    with _asked(kernel):
+        yield
+
+
+def kernel_here() -> Kernel:
+    """The kernel of a recurrence that is traced now: asked for, or the backend's."""
+    if _asked.value != "auto":
+        return _asked.value
+    # On a CPU the plain scan is faster (docs/performance.md); on accelerators, which
+    # wait for every step of it, the parallel prefix should be.
+    return "sequential" if jax.default_backend() == "cpu" else "associative"
+
+
+def linear_recurrence(
+    alpha: Float[Array, " time *shape"],
+    beta: Float[Array, " time *shape"],
+    v0: Float[Array, "*shape"],
+) -> Float[Array, " time *shape"]:
+    """All states v_1 … v_time of v_t = α_t·v_{t−1} + β_t from v_0.
+
+    The reverse pass is the same recurrence backwards in time, so it needs only α and v.
+    Computed by `kernel_here()`, both ways; the kernels agree but for rounding.
+
+    Reference: Blelloch 1990, "Prefix sums and their applications", CMU-CS-90-190.
+    """
+    # Chosen once: the gradient may be traced where the choice is another.
+    return _recurrence(kernel_here(), alpha, beta, v0)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _recurrence(kernel: Kernel, alpha, beta, v0):
+    return _SOLVERS[kernel](alpha, beta, v0)
+
+
+def _forward(kernel, alpha, beta, v0):
+    v = _recurrence(kernel, alpha, beta, v0)
+    return v, (alpha, v, v0)
+
+
+def _backward(kernel, residuals, cotangent):
+    alpha, v, v0 = residuals
+    if kernel == "sequential":
+        return _sequential_gradient(alpha, v, v0, cotangent)
+    # λ_t = c_t + α_{t+1}·λ_{t+1}, from the end.
+    following = jnp.concatenate([alpha[1:], jnp.zeros_like(alpha[:1])])
+    reverse = (jnp.flip(following, 0), jnp.flip(cotangent, 0), jnp.zeros_like(v0))
+    adjoint = jnp.flip(_SOLVERS[kernel](*reverse), 0)
+    previous = jnp.concatenate([v0[None], v[:-1]])
+    return adjoint * previous, adjoint, alpha[0] * adjoint[0]
+
+
+_recurrence.defvjp(_forward, _backward)
 
 
 def _sequential(alpha, beta, v0):
@@ -15,6 +98,7 @@ def _sequential(alpha, beta, v0):
 
 
 def _sequential_gradient(alpha, v, v0, cotangent):
+    """Both products in the one scan: less to write than by the general rule."""
     previous = jnp.concatenate([v0[None], v[:-1]])
 
     def body(carried, inputs):
@@ -38,43 +122,27 @@ def _associative(alpha, beta, v0):
     return jax.lax.associative_scan(combine, (alpha, beta))[1]
 
 
-def _associative_gradient(alpha, v, v0, cotangent):
-    following = jnp.concatenate([alpha[1:], jnp.zeros_like(alpha[:1])])
-    reverse = (jnp.flip(following, 0), jnp.flip(cotangent, 0))
-    adjoint = jnp.flip(_associative(*reverse, jnp.zeros_like(v0)), 0)
-    previous = jnp.concatenate([v0[None], v[:-1]])
-    return adjoint * previous, adjoint, alpha[0] * adjoint[0]
+def _chunked(alpha, beta, v0):
+    time = len(alpha)
+    length = min(CHUNK, time)
+    n_chunks = -(-time // length)
+    short = ((0, n_chunks * length - time), *((0, 0),) * (alpha.ndim - 1))
+
+    def chunk(v, inputs):
+        a, b = inputs
+        vs = _associative(a, b, v)
+        return vs[-1], vs
+
+    # What is added at the end is cut off again.
+    cut = [
+        jnp.pad(x, short).reshape(n_chunks, length, *x.shape[1:]) for x in (alpha, beta)
+    ]
+    _, vs = jax.lax.scan(chunk, v0, tuple(cut))
+    return vs.reshape(n_chunks * length, *v0.shape)[:time]
 
 
-def is_sequential() -> bool:
-    # On a CPU the plain scan is faster (docs/performance.md); on accelerators, which
-    # wait for every step of it, the parallel prefix should be.
-    return jax.default_backend() == "cpu"
-
-
-@jax.custom_vjp
-def linear_recurrence(
-    alpha: Float[Array, " time *shape"],
-    beta: Float[Array, " time *shape"],
-    v0: Float[Array, "*shape"],
-) -> Float[Array, " time *shape"]:
-    """All states v_1 … v_time of v_t = α_t·v_{t−1} + β_t from v_0.
-
-    The reverse pass is the same recurrence backwards in time, so it needs only α and v.
-    """
-    kernel = _sequential if is_sequential() else _associative
-    return kernel(alpha, beta, v0)
-
-
-def _forward(alpha, beta, v0):
-    v = linear_recurrence(alpha, beta, v0)
-    return v, (alpha, v, v0)
-
-
-def _backward(residuals, cotangent):
-    kernel = _sequential_gradient if is_sequential() else _associative_gradient
-    alpha, v, v0 = residuals
-    return kernel(alpha, v, v0, cotangent)
-
-
-linear_recurrence.defvjp(_forward, _backward)
+_SOLVERS = {
+    "sequential": _sequential,
+    "associative": _associative,
+    "chunked": _chunked,
+}

@@ -5,6 +5,7 @@ import json as json_format
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 
 
@@ -43,6 +44,8 @@ def plan(
         batch=batch or experiment.batch,
         mesh=MeshConfig(data=data, model=model),
     )
+    # How long it takes to compile is part of the answer.
+    jax.config.update("jax_enable_compilation_cache", False)
     found = plan_step(experiment, parameters=parameters)
     print(json_format.dumps(found.to_json(), indent=2) if json else found)
     return 0

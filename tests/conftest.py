@@ -2,6 +2,8 @@
 
 import gc
 import itertools
+import os
+from importlib.metadata import version
 from pathlib import Path
 
 import hypothesis
@@ -17,6 +19,25 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 CACHE = Path(__file__).parents[1] / ".cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+# What compiles in half of the time; tried with this version alone, and an unknown flag
+# ends the process.
+FLAGS = "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_configure(config):
+    """Compile without much optimization what then runs for microseconds.
+
+    So do the processes that tests start. Benchmarks are compiled as users are.
+    """
+    if config.getoption("benchmark_only", default=False):
+        return
+    jax.config.update("jax_disable_most_optimizations", True)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    given = os.environ.get("XLA_FLAGS", "")
+    if version("jaxlib").startswith("0.10.") and FLAGS not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {FLAGS}".strip()
+
 
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")

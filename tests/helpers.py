@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
-import pytest
 
 from circuits.blocks.base import Site
 from circuits.blocks.channel import ChannelBlock
@@ -49,17 +48,6 @@ from train.model import PhysicalConfig
 PROCESS = load_process("cmos28")
 QUIET = PROCESS.noiseless()
 PERIOD_S = 1e-6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compile without much optimization what then runs for microseconds.
-
-    For a module that imports it.
-    """
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 class HostileTwins(AbstractMemorylessCircuit):

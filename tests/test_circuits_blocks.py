@@ -6,7 +6,6 @@ import jax.random as jr
 import numpy as np
 
 from tests.helpers import PERIOD_S, PROCESS, QUIET, analog_C, member, run_jit, signal
-from tests.helpers import quick_compilation as quick_compilation
 
 
 def test_a_gated_unit_is_its_schematic():

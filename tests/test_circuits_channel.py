@@ -30,7 +30,6 @@ from tests.helpers import (
     totals,
     with_process,
 )
-from tests.helpers import quick_compilation as quick_compilation
 
 
 def layer(weights, *, offset=0.0, bits=6, **kwargs):

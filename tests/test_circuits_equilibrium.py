@@ -31,7 +31,6 @@ from tests.helpers import (
     totals,
     with_process,
 )
-from tests.helpers import quick_compilation as quick_compilation
 from tests.systems import lyapunov_covariance
 
 FINE = FixedPointConfig(tolerance=1e-12, max_steps=400)

@@ -29,7 +29,6 @@ from tests.helpers import (
     fabricate_jit,
     run_jit,
 )
-from tests.helpers import quick_compilation as quick_compilation
 from tests.systems import ktc_variance
 
 

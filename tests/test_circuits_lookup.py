@@ -27,7 +27,6 @@ from evals.verify import verify
 from physnn.circuit import run
 from physnn.export.package import export
 from tests.helpers import PERIOD_S, PROCESS, QUIET, run_jit, totals, with_process
-from tests.helpers import quick_compilation as quick_compilation
 
 every_k = pytest.mark.parametrize("k", range(2, 7))
 

@@ -19,7 +19,6 @@ from circuits.lookup_network import LookupNetworkLayer
 from circuits.lookup_readout import FULL_SCALE_NATS, GroupSum
 from physnn.circuit import run
 from tests.helpers import PROCESS, QUIET, assert_variance, run_jit
-from tests.helpers import quick_compilation as quick_compilation
 
 
 def site(width=4):

@@ -18,7 +18,6 @@ from circuits.lookup_state import lookup_state
 from circuits.lookup_wiring import FixedWiring, gather, learned_wiring
 from physnn.circuit import run_stepwise
 from tests.helpers import PROCESS, QUIET, run_jit
-from tests.helpers import quick_compilation as quick_compilation
 
 
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(0, 2**20))

@@ -10,7 +10,6 @@ import pytest
 from circuits.mac import ChargeMac
 from physnn.fabricate import fabricate
 from tests.helpers import PERIOD_S, PROCESS, QUIET, analog_C, error_of, totals
-from tests.helpers import quick_compilation as quick_compilation
 
 
 def mac(n_in=16, n_out=5, bits=6, **changes):

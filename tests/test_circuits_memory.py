@@ -21,7 +21,6 @@ from circuits.memory import (
 from circuits.parts import NODE_F
 from physnn.circuit import run, run_stepwise
 from tests.helpers import PERIOD_S, PROCESS, QUIET, assert_variance, run_jit, totals
-from tests.helpers import quick_compilation as quick_compilation
 
 # Text with the structure that a weak hash would show.
 TEXT = b"\n".join(

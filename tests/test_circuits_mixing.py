@@ -26,7 +26,6 @@ from tests.helpers import (
     run_jit,
     totals,
 )
-from tests.helpers import quick_compilation as quick_compilation
 from tests.systems import ktc_variance
 
 

@@ -31,7 +31,6 @@ from tests.helpers import (
     totals,
     with_process,
 )
-from tests.helpers import quick_compilation as quick_compilation
 from tests.systems import (
     adler_beat,
     binary_phase,

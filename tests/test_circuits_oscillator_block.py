@@ -24,7 +24,6 @@ from tests.helpers import (
     QUIET,
     run_jit,
 )
-from tests.helpers import quick_compilation as quick_compilation
 from train.experiment import ConfigError, from_table
 
 

@@ -15,7 +15,6 @@ from circuits.parts import (
     log_spaced_sigmoid_bias,
 )
 from tests.helpers import PERIOD_S, PROCESS, QUIET, run_jit, totals
-from tests.helpers import quick_compilation as quick_compilation
 from tests.systems import delayed_sum, differential_pair
 
 

@@ -30,7 +30,6 @@ from tests.helpers import (
     totals,
     with_process,
 )
-from tests.helpers import quick_compilation as quick_compilation
 from tests.systems import ring_down
 
 SCALE = PROCESS.linear_range() / 2
@@ -202,7 +201,7 @@ def test_values_and_gradients_are_those_of_the_differential_equation():
             np.testing.assert_allclose(ours, theirs, rtol=1e-7, atol=1e-9)
 
 
-def test_the_parallel_prefix_is_the_plain_scan(monkeypatch):
+def test_the_parallel_prefix_is_the_plain_scan():
     cell = bank((0.05, 0.7, 0.3), (0.002, 2.0, 0.1))
     xs = jr.normal(jr.key(0), (64, 3, 2))
 
@@ -215,11 +214,10 @@ def test_the_parallel_prefix_is_the_plain_scan(monkeypatch):
         return jnp.sum(last) + jnp.sum(ys**2)
 
     found = []
-    for sequential in (True, False):
-        monkeypatch.setattr(recurrence, "is_sequential", lambda s=sequential: s)
-        # A new function each: nothing that was compiled before is used again.
-        solve = eqx.filter_value_and_grad(lambda arrays: loss(arrays))
-        found.append(eqx.filter_jit(solve)((cell, start)))
+    solve = eqx.filter_jit(eqx.filter_value_and_grad(loss))
+    for kernel in ("sequential", "associative"):
+        with recurrence.computed_by(kernel):
+            found.append(solve((cell, start)))
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4)
 

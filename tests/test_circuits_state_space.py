@@ -10,7 +10,6 @@ import pytest
 from circuits.state_space import GatedRC
 from physnn.circuit import run
 from tests.helpers import PERIOD_S, PROCESS, QUIET, run_jit, totals
-from tests.helpers import quick_compilation as quick_compilation
 from tests.systems import gated_rc_by_diffrax, rc_step_response
 
 

@@ -32,7 +32,6 @@ from tests.helpers import (
     totals,
     with_process,
 )
-from tests.helpers import quick_compilation as quick_compilation
 from tests.systems import softmax_probabilities, thermal_voltage, winner_of_normals
 
 LOGITS = np.asarray([2.0, 1.2, 0.0, -0.7, -1.5, 1.9], np.float32)

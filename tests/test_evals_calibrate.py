@@ -29,7 +29,7 @@ from physnn.export.calibration_schema import COLUMNS
 from physnn.fabricate import banks_of, fabricate
 from physnn.process import load_process
 from physnn.variation import device_sigma
-from tests.helpers import physical_config, quick_compilation  # noqa: F401
+from tests.helpers import physical_config
 from train.calibrated import (
     FACTS,
     FOLDER,

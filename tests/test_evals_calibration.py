@@ -19,7 +19,7 @@ from evals.calibration import (
 )
 from physnn.fabricate import fabricate
 from physnn.process import load_process
-from tests.helpers import physical_config, quick_compilation  # noqa: F401
+from tests.helpers import physical_config
 from train.classifier import ClassifierConfig
 from train.objective import bits, targets_of
 

@@ -1,5 +1,6 @@
 """Runs of decks, cards of cells, and the gates that hold drawn cells to them."""
 
+import dataclasses
 import json
 import tomllib
 
@@ -12,18 +13,18 @@ from circuits.equilibrium import SettlingNetwork
 from circuits.state_space import GatedRC
 from evals.characterize.benches import run_bench
 from evals.characterize.card import characterize as measure
-from evals.characterize.card import findings, load_card, to_toml
+from evals.characterize.card import findings, load_card, supplies, to_toml
 from evals.characterize.ota import fit_twin
 from evals.characterize.settling import rest_of
 from evals.characterize.state import twin_step
 from evals.simulate import simulate
 from evals.verify import verify
-from physnn.export.drawn import CARD, files
+from physnn.export.drawn import CARD, check_card, files
 from physnn.export.package import export
 from physnn.export.spice import forbidden
 from physnn.export.transconductor import OtaCard, mirror, ota
 from physnn.export.transconductor_benches import STEPS_V, curve_deck
-from physnn.pdk import VARIABLE, find_models
+from physnn.pdk import VARIABLE, Models, find_models, load_pdk
 from physnn.process import load_process
 
 DECK = """* {title}
@@ -42,13 +43,6 @@ let out = v(out)
 class Two(eqx.Module):
     state: GatedRC
     network: SettlingNetwork
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +166,34 @@ def test_the_committed_card_holds_what_its_cells_need():
         load_card("tsmc")
 
 
+def test_a_kit_says_before_anything_runs_what_its_cells_would_lack(
+    tmp_path, monkeypatch
+):
+    kit = load_pdk("sky130")
+    give = lambda **changes: monkeypatch.setattr(
+        "evals.characterize.card.find_models",
+        lambda path: Models(
+            dataclasses.replace(kit, **changes), tmp_path, kit.layouts[0]
+        ),
+    )
+    give(mismatch_suffix=None)
+    with pytest.raises(ValueError, match=r"`mismatch_suffix`.*\['ring', 'mac'"):
+        measure(None, cell="all", out=tmp_path / "x.toml")
+    give(devices={k: v for k, v in kit.devices.items() if k != "mim"})
+    for cell in ("mac", "sar"):
+        with pytest.raises(ValueError, match="and no mim: map it"):
+            measure(None, cell=cell, out=tmp_path / "x.toml")
+    assert not list(tmp_path.iterdir())
+
+
+def test_cells_of_another_supply_are_a_finding(tmp_path):
+    kit = dataclasses.replace(load_pdk("sky130"), supply_V=3.3)
+    models = Models(kit, tmp_path, kit.layouts[0])
+    (told,) = supplies(models, ("ota", "ring"))
+    assert told.startswith("cells ota are drawn for 1.8 V")
+    assert not list(supplies(models, ("ring",)))
+
+
 def test_an_unknown_cell_is_refused(tmp_path):
     with pytest.raises(ValueError, match="must be `all` or one of"):
         measure("sky130", cell="dac", out=tmp_path / "x.toml")
@@ -189,6 +211,8 @@ def test_drawn_cells_are_plain_circuits_of_the_families_in_the_design():
     ports = lambda text: next(l for l in text.splitlines() if l.startswith(".subckt"))
     assert ports(twin) == ports(drawn)
     assert json.loads(found[CARD])["pdk"] == "sky130"
+    with pytest.raises(ValueError, match=r"\['ota', 'token'\] are missing"):
+        check_card(GatedRC(1, period_s=1e-6), {"pdk": "sky130", "state": {}})
     with pytest.raises(ValueError, match="is there twice"):
         files(GatedRC(1, period_s=1e-6), card, {"spice/cells/ota.spice": b""})
     del card["ota"]["bias_V"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evals.characterize import corner, mac, mismatch, sar
+from evals.characterize import corner, mac, mac_sweep, mismatch, sar
 from evals.characterize.card import load_card
 from evals.characterize.cell import Cell, Waves, inlined
 from evals.characterize.mac_noise import column_noise
@@ -139,29 +139,56 @@ def test_process_card_holds_the_excess_that_the_column_measured():
 def test_column_of_transistors_multiplies(sky130_models):
     xs = np.zeros((3, len(columns.UNITS)))
     xs[1], xs[2, 1] = 0.5, -0.8
-    found = mac.measure(Cell.of(columns.standard()), xs, sky130_models, swing_V=0.8)
-    wanted = xs @ np.asarray(columns.UNITS) / columns.FEEDBACK_UNITS
-    np.testing.assert_allclose(found.y, CARD["mac"]["gain"] * wanted, atol=2e-3)
-    assert found.charge_C["amplifiers"] > found.charge_C["switches"] > 0
-    # What flows while it is off is the reference of the bias.
-    rest = -found.waves.mean(
-        "i(v_vdda)", 0.05 * mac.SLOT_S, 0.9 * mac.ON[0] * mac.SLOT_S
+    found = mac.measure(
+        mac.column_cell(), xs, sky130_models, swing_V=mac.SWING_V, token_s=1e-6
     )
-    works = -found.waves.mean("i(v_vdda)", *(np.array(mac.ON) * mac.SLOT_S))
-    assert rest == pytest.approx(columns.REFERENCE_A, rel=0.2)
-    assert works > 5 * rest
+    wanted = xs @ np.asarray(columns.UNITS) / columns.FEEDBACK_UNITS
+    np.testing.assert_allclose(found.y, wanted, atol=2e-3)
+    assert found.charge_C["amplifiers"] > found.charge_C["switches"] > 0
+    # The bias works for the first half of a slot, the amplifiers a little later; in the
+    # rest of the token nothing flows.
+    current = lambda start, stop: (
+        -found.waves.mean("i(v_vdda)", start * mac.SLOT_S, stop * mac.SLOT_S)
+    )
+    bias, works = current(0.15, 0.95 * mac.ON[0]), current(*mac.ON)
+    assert bias == pytest.approx(columns.STANDARD.reference_A, rel=0.2)
+    assert works > 5 * bias
+    assert abs(current(1.1, 4.0)) < 0.01 * bias
+
+
+@pytest.mark.needs_ngspice
+def test_a_heavy_column_has_the_gain_of_its_model(sky130_models):
+    row = mac_sweep.of_column(sky130_models, SKY130, (7, -7) * 4)
+    assert row["gain"] == pytest.approx(1.0, abs=3e-3)
+    # As many units of feedback as asked for would leave 0.90.
+    assert 6.5 < row["feedback_drawn"] < 7.5
+
+
+def test_every_slot_and_column_of_the_card_settles_with_the_gain_of_its_model():
+    table = CARD["mac_sweep"]
+    assert all(row["left_to_settle"] < 2**-9 for row in table["slots"])
+    assert all(abs(row["gain"] - 1) < 5e-3 for row in table["columns"])
+    # The law of feedback that columns are drawn by is the one they follow.
+    assert mac_sweep.amplifier_of(table["columns"]) == pytest.approx(
+        (columns.OPEN_GAIN, columns.GATE_UNITS), rel=0.1
+    )
+    # Waiting costs little, however long: the bias stops with the amplifiers.
+    assert all(row["excess_waiting"] < 1.15 * row["excess"] for row in table["slots"])
+    assert table["wake_tokens"] <= mac.WARM
 
 
 @pytest.mark.needs_ngspice
 def test_noise_of_a_column_is_that_of_the_card(sky130_models):
-    card, cell = CARD["mac"], Cell.of(columns.standard())
-    found = column_noise(cell, SKY130, sky130_models, swing_V=0.8, gain=card["gain"])
+    card, cell = CARD["mac"], mac.column_cell()
+    found = column_noise(
+        cell, SKY130, sky130_models, swing_V=mac.SWING_V, gain=card["gain"]
+    )
     assert found["rms"] == pytest.approx(card["noise"]["rms"], rel=0.02)
     # kT/C of both halves, full scale being twice the swing.
     units = sum(map(abs, columns.UNITS)) + columns.FEEDBACK_UNITS
     feedback_F = columns.FEEDBACK_UNITS * SKY130.capacitor_min_F
     sampled = 2 * 1.380649e-23 * 300.15 * units * SKY130.capacitor_min_F
-    expected = np.sqrt(sampled) / feedback_F / 1.6
+    expected = np.sqrt(sampled) / feedback_F / (2 * mac.SWING_V)
     assert found["sampling"] == pytest.approx(expected, rel=1e-6, abs=0)
 
 

@@ -18,7 +18,6 @@ from evals.quality import scored_bits
 from evals.robustness.scoring import Chips, Seen, _score
 from physnn.environment import Environment
 from tests.helpers import PROCESS
-from tests.helpers import quick_compilation as quick_compilation
 from train.tasks.base import Windows
 
 pytestmark = pytest.mark.usefixtures("plain_promotion")
@@ -68,8 +67,8 @@ def measured() -> dict:
 @pytest.mark.slow
 def test_eight_devices_find_what_one_finds_with_an_eighth_each():
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8"
-        " --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')}"
+        " --xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
     }
     script = (

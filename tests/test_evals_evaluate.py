@@ -18,7 +18,6 @@ from evals.evaluate import evaluate
 from evals.wind_tunnel import operations, simulation_energy
 from physnn.__main__ import _guarded
 from tests.helpers import PROCESS
-from tests.helpers import quick_compilation as quick_compilation
 from train.classifier import ClassifierConfig
 from train.experiment import Experiment, from_table
 from train.loop import load_run, train

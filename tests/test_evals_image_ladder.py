@@ -14,7 +14,6 @@ from evals.image_ladder import (
     image_table,
     write_images,
 )
-from tests.helpers import quick_compilation as quick_compilation
 from tests.test_train_images import SIDE, experiment
 from tests.test_train_images import folder as folder
 from train.experiment import from_table, to_table

@@ -23,7 +23,6 @@ from evals.measured import (
 )
 from physnn.energy import Measured, Modeled
 from tests.helpers import PROCESS
-from tests.helpers import quick_compilation as quick_compilation
 from train.baseline import TransformerConfig
 from train.baseline_memory import HashedRowsConfig
 from train.experiment import Experiment

@@ -34,7 +34,6 @@ from physnn.keys import stream
 from physnn.process import default_environment
 from physnn.variation import device_sigma
 from tests.helpers import PROCESS
-from tests.helpers import quick_compilation as quick_compilation
 from train.baseline import TransformerConfig
 from train.experiment import ConfigError, from_table
 from train.loop import TrainedRun, train

@@ -22,7 +22,6 @@ from physnn.energy import bill, load_prices
 from physnn.energy.events import EVENTS, Event
 from physnn.energy.facts import load_facts
 from tests.helpers import PERIOD_S, PROCESS, WITHOUT_NOISE, member
-from tests.helpers import quick_compilation as quick_compilation
 from tests.systems import BOLTZMANN
 
 FACTS = load_facts()

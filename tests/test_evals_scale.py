@@ -28,7 +28,6 @@ from physnn.configs import config_folder
 from physnn.energy import LINES, bill, load_prices
 from physnn.energy.facts import joules_per, load_facts
 from physnn.process import load_process
-from tests.helpers import quick_compilation as quick_compilation
 from train.baseline import TransformerConfig
 from train.experiment import load_experiment
 

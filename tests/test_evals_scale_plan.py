@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from evals.scale_bill import Asked, scaled_bill
-from tests.helpers import quick_compilation as quick_compilation
 
 
 def billed(config: str = "wikitext2_transformer", **asked: Any) -> Any:

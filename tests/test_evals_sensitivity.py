@@ -35,13 +35,13 @@ def rows(bits=2.4, ours=PHYSICAL, ladder=LADDER, **options):
 
 def test_a_price_that_is_the_whole_bill_moves_it_in_proportion():
     own = side(OURS, (Event("supply_charge_C", 1e-9),))
-    ladder = side(SRAM, (Event("mac", 1e3),), (Event("mac", 1e5),))
+    ladder = side(SRAM, (Event("compare", 1e3),), (Event("compare", 1e5),))
     found = rows(ours=own, ladder=ladder)
-    mac = found["base2030.asic.mac"]
-    price = next(r for r in SRAM.rows if r.event == "mac")
-    assert mac["sides"] == "opponent"
-    assert mac["swing"] == pytest.approx(price.high / price.low)
-    assert mac["ratio_low"]["nominal"] < mac["ratio_high"]["nominal"]
+    add = found["base2030.asic.add32"]
+    price = next(r for r in SRAM.rows if r.event == "compare")
+    assert add["sides"] == "opponent"
+    assert add["swing"] == pytest.approx(price.high / price.low)
+    assert add["ratio_low"]["nominal"] < add["ratio_high"]["nominal"]
     charge = found["an.supply.charge"]
     assert charge["sides"] == "physical"
     # Dearer charge, smaller ratio.

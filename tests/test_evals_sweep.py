@@ -18,7 +18,6 @@ from evals.sweep import (
 from evals.sweep_plot import sweep_svg
 from physnn.energy import Modeled
 from tests.helpers import physical_config
-from tests.helpers import quick_compilation as quick_compilation
 from train.baseline import TransformerConfig
 from train.experiment import ConfigError, Experiment, save_experiment
 from train.tasks import TextConfig

@@ -14,7 +14,6 @@ from evals.handoff import rescored
 from evals.verify import verify
 from physnn.export.package import export
 from tests.helpers import PROCESS, physical_config
-from tests.helpers import quick_compilation as quick_compilation
 from train.experiment import Experiment
 from train.loop import TrainedRun
 from train.tasks.text import TextConfig
@@ -23,7 +22,7 @@ GATES = ("S1", "B3", "B4")
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory, quick_compilation):
+def package(tmp_path_factory):
     design = {
         "mac": ChargeMac(3, 1, bits=4, process=PROCESS, key=jr.key(0)),
         "state": GatedRC(1, period_s=1e-6),

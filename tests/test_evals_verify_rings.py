@@ -10,11 +10,11 @@ from circuits.mac import ChargeMac
 from circuits.oscillator import PhaseOscillators
 from evals.characterize.card import load_card
 from evals.characterize.cell import Cell
+from evals.characterize.mac import column_cell
 from evals.verify import columns, corners, rings
 from evals.verify.drawn_cells import read_cell, tables
 from evals.verify.jobs import Options, run_jobs
 from evals.verify.package import open_package
-from physnn.export.columns import standard
 from physnn.export.package import export
 from physnn.export.rings import standard as standard_ring
 from physnn.process import load_process
@@ -40,7 +40,7 @@ def package(tmp_path_factory):
 
 def test_cells_of_a_package_are_those_that_were_drawn(package):
     assert read_cell(package, "ring5") == Cell.of(standard_ring())
-    found, drawn = read_cell(package, "mac_column"), Cell.of(standard())
+    found, drawn = read_cell(package, "mac_column"), column_cell()
     assert found.ports == drawn.ports
     assert found.files == drawn.files
     assert tables(package)["ring"] == CARD["ring"]

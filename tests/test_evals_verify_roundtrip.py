@@ -17,7 +17,7 @@ from evals.robustness.suite import load_suite
 from evals.verify import Options, open_package, roundtrip
 from physnn.export.package import export
 from physnn.process import load_process
-from tests.helpers import physical_config, quick_compilation  # noqa: F401
+from tests.helpers import physical_config
 from train.experiment import Experiment
 from train.loop import TrainedRun
 

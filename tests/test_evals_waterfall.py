@@ -11,6 +11,7 @@ from evals.frontier import equal_quality
 from evals.waterfall import (
     STEPS,
     Recorded,
+    _width,
     next_to_shrink,
     physical_side,
     record,
@@ -105,7 +106,11 @@ def test_a_step_is_the_bill_without_that_one_thing(side, rungs):
     whole = Recorded((*edge, *ours), PERIOD_S)
     assert after["fewer parameter touches"] == pytest.approx(total(whole, sram))
     scale = {"weight_byte": side.read_bits / 8, "stored_bit_s": side.stored_bits / 8}
-    coded = [e._replace(count=e.count * scale.get(e.name, 1)) for e in ours]
+    wide = {"mac": math.sqrt(8 * side.read_bits)}
+    coded = [
+        e._replace(count=e.count * scale.get(e.name, 1), bits=wide.get(e.name))
+        for e in ours
+    ]
     assert after["bits"] == pytest.approx(
         total(Recorded((*edge, *coded), PERIOD_S), sram)
     )
@@ -114,6 +119,13 @@ def test_a_step_is_the_bill_without_that_one_thing(side, rungs):
         total(Recorded((*edge, *still), PERIOD_S), sram)
     )
     assert after["no converters inside"] == total(side.dense, OURS)
+
+
+def test_their_weights_are_multiplied_as_wide_as_theirs():
+    wide = lambda bits: Recorded((Event("mac", 3.0, "a", bits=bits),), PERIOD_S)
+    two = [((wide(4.0), 4.0), 0.75), ((wide(None), 8.0), 0.25)]
+    assert _width(two) == pytest.approx(0.75 * 4 + 0.25 * 8)
+    assert _width([((Recorded((), PERIOD_S), 4.0), 1.0)]) == 8
 
 
 def test_what_a_machine_does_not_price_is_left_out_with_its_words(side, rungs):

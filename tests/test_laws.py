@@ -31,7 +31,6 @@ from tests.helpers import (
     smooth,
     totals,
 )
-from tests.helpers import quick_compilation as quick_compilation
 
 COMPOSED = {
     "GatedRCBlock",

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from physnn.bank import Bank
-from tests.helpers import quick_compilation as quick_compilation
 from tests.systems import uniform_code
 
 

@@ -27,14 +27,6 @@ FULL = EkvTransistor(6e-7, 0.55, 1.4, 0.05, 0.01, 0.03, 0.1, 0.2, 0.06)
 SIMPLE = EkvTransistor(6e-7, 0.5, 1.4)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compile without much optimization what then runs for microseconds."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(autouse=True)
 def double():
     with jax.enable_x64(True):

@@ -21,7 +21,6 @@ from tests.helpers import (
     signal,
     totals,
 )
-from tests.helpers import quick_compilation as quick_compilation
 
 CELL = GatedRC(3, period_s=PERIOD_S)
 

@@ -30,7 +30,6 @@ from tests.helpers import (
     run_jit,
     signal,
 )
-from tests.helpers import quick_compilation as quick_compilation
 
 OPERATING = PROCESS.operating
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from physnn.equilibrium import FixedPointConfig, fixed_point, residual, solve
-from tests.helpers import quick_compilation as quick_compilation
 
 FINE = FixedPointConfig(tolerance=1e-12, max_steps=400)
 

@@ -21,7 +21,6 @@ from physnn.export.realize import realized_design, uncoded_design
 from physnn.export.selection import Exported, check_names
 from physnn.export.tables import drift
 from tests.helpers import PROCESS
-from tests.helpers import quick_compilation as quick_compilation
 
 
 def mac():
@@ -29,7 +28,7 @@ def mac():
 
 
 @pytest.fixture(scope="module")
-def files(quick_compilation):
+def files():
     design = {"mac": mac(), "state": GatedRC(2, period_s=1e-6)}
     return package_files(design, PROCESS, provenance={"seed": 1})
 

@@ -15,7 +15,6 @@ from physnn.export.real_number import files, step_s, write_bench, write_model
 from physnn.export.spice import read_results
 from physnn.export.system_verilog import forbidden
 from tests.helpers import PROCESS, member
-from tests.helpers import quick_compilation as quick_compilation
 
 FAMILIES = (
     "ChargeMac",
@@ -36,7 +35,7 @@ def benches_of(circuit, name):
 
 
 @pytest.fixture(scope="module")
-def benches(quick_compilation):
+def benches():
     found = [
         pair for name in FAMILIES for pair in benches_of(member(name), name.lower())
     ]

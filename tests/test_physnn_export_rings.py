@@ -17,16 +17,18 @@ CELLS = (
     columns.standard(),
     sar.comparator(),
     sar.standard_array(),
+    columns.reference(),
 )
 
 
 def twins():
-    ring, column, comparator, array = CELLS
+    ring, column, comparator, array, reference = CELLS
     return (
         drawn_twins.ring(ring, CARD["ring"]["frequency_Hz"]),
         drawn_twins.column(column, columns.UNITS, CARD["mac"]),
         drawn_twins.comparator(comparator),
         drawn_twins.array(array, sar.ARRAY_BITS),
+        drawn_twins.reference(reference, CARD["mac"]),
     )
 
 
@@ -66,15 +68,26 @@ def test_column_has_its_units_and_the_order_of_nets_is_the_sign():
         assert [d.parameters["multiple"] for d in drawn] == [abs(k)] * 2
         plus = f"x{name[1:]}{'p' if k > 0 else 'n'}"
         assert instance.nets[0] == plus
-    with pytest.raises(ValueError, match="feedback_units"):
-        columns.column(
-            "none",
-            (1,),
-            feedback_units=0,
-            switch=columns.transmission_gate(),
-            amplifier=columns.amplifier(),
-            bias=columns.bias(),
-        )
+
+
+@pytest.mark.parametrize("units", [(1, -1), columns.UNITS, (7, -7) * 20])
+def test_feedback_makes_up_for_the_finite_gain_of_the_amplifier(units):
+    cell = columns.standard(units, feedback_units=16)
+    drawn = next(d for d in cell.devices if d.name == "feedback_p").parameters
+    # A plate of SkyWater is 0.15 um larger than drawn.
+    plate = lambda side_m: (side_m + 0.15e-6) ** 2
+    feedback = drawn["multiple"] * plate(drawn["width_m"]) / plate(columns.UNIT_M)
+    load = sum(map(abs, units)) + feedback + columns.GATE_UNITS
+    assert feedback + load / columns.OPEN_GAIN == pytest.approx(16, rel=1e-9)
+    # Never smaller than the smallest that can be drawn.
+    assert float(drawn["width_m"]) >= columns.UNIT_M
+
+
+def test_a_column_too_heavy_for_its_amplifier_is_refused():
+    with pytest.raises(ValueError, match="split the column"):
+        columns.standard((7,) * 100, feedback_units=8)
+    with pytest.raises(ValueError, match="split the column"):
+        columns.standard((1,), feedback_units=0)
 
 
 def test_array_is_binary_and_full():
@@ -84,7 +97,7 @@ def test_array_is_binary_and_full():
 
 @pytest.mark.needs_ngspice
 def test_twins_run_ring_decides_column_multiplies():
-    ring, column, comparator, array = twins()
+    ring, column, comparator, array, _ = twins()
     files = {f"{t.name}.spice": write_cell(t) for t in twins()}
     f = CARD["ring"]["frequency_Hz"]
     nets = " ".join("0" if p == "vss" else p for p in ring.ports)

@@ -14,7 +14,6 @@ from physnn.fabricate import fabricate
 from physnn.lines import ChargeLines
 from physnn.variation import TEN_YEARS_S, floor_plan
 from tests.helpers import PROCESS, assert_variance, error_of, member
-from tests.helpers import quick_compilation as quick_compilation
 
 
 def spread(value, n_chips=20_000, **changes):

@@ -19,7 +19,6 @@ from physnn.disturbance import disturbed
 from physnn.environment import Environment
 from physnn.noise.flicker import pole_rates
 from tests.helpers import PERIOD_S, PROCESS, QUIET, assert_variance, member, run_jit
-from tests.helpers import quick_compilation as quick_compilation
 
 FLICKER = Environment.ideal().replace(flicker_V2m2=1e-22)
 BAND = math.log(1 / (2 * PERIOD_S) / FLICKER.flicker_low_Hz)

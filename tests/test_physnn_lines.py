@@ -21,7 +21,6 @@ from physnn.fabricate import fabricate
 from physnn.lines import ChargeLines, TailLines
 from physnn.variation.line import delivered, left, pitch_m, tail_S
 from tests.helpers import PERIOD_S, PROCESS, error_of, member
-from tests.helpers import quick_compilation as quick_compilation
 
 ARRAYS = (
     "ChargeMac", "ChannelLayer", "PhaseOscillators", "StuartLandau", "SettlingNetwork",

@@ -11,7 +11,6 @@ from circuits.parts import AutomaticGain, DelayLine, GilbertGate
 from physnn.keys import stream
 from physnn.network import Chain, Parallel, Residual
 from tests.helpers import PERIOD_S, PROCESS, QUIET, analog_C, run_jit, totals
-from tests.helpers import quick_compilation as quick_compilation
 
 DELAY = eqx.tree_at(
     lambda d: d.tap.value,

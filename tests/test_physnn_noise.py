@@ -20,7 +20,6 @@ from physnn.noise import decided_sign, flicker_poles, thermal_noise, white
 from physnn.noise.flicker import pole_rates
 from physnn.units import ELEMENTARY_CHARGE_C
 from tests.helpers import PROCESS, QUIET, assert_variance, run_jit, with_process
-from tests.helpers import quick_compilation as quick_compilation
 from tests.systems import ktc_variance
 
 N = 100_000

@@ -9,7 +9,6 @@ from evals.scale import Unbuilt
 from physnn.energy import bill, load_prices
 from physnn.energy.facts import load_facts
 from physnn.process import load_process
-from tests.helpers import quick_compilation as quick_compilation
 from train.baseline import TransformerConfig
 
 PROCESS = load_process("cmos28")

@@ -20,7 +20,6 @@ from physnn.energy.facts import load_facts
 from physnn.process import MOVED, TABLES, Excess, load_process
 from physnn.units import thermal_voltage_V
 from tests.helpers import PERIOD_S, physical_config
-from tests.helpers import quick_compilation as quick_compilation
 from tests.systems import ktc_variance
 from train.experiment import load_experiment
 from train.model import PhysicalConfig

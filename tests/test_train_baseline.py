@@ -12,7 +12,6 @@ from flax import nnx
 
 from circuits.memory import HashedMemory
 from tests.helpers import PROCESS
-from tests.helpers import quick_compilation as quick_compilation
 from train.baseline import Attention, Experts, FlaxModel, TransformerConfig, rotate
 from train.baseline_memory import HashedRows, HashedRowsConfig
 

@@ -54,7 +54,6 @@ def launch(config: Path, folder: Path, n: int, *options: str) -> list:
     """The command of each host, all on this one."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     port, started = free_port(), []
     for i in range(n):

@@ -14,7 +14,6 @@ from physnn.energy import bill, load_prices
 from physnn.energy.prices import OVERHEAD
 from physnn.fabricate import device_sigma
 from tests.helpers import PROCESS
-from tests.helpers import quick_compilation as quick_compilation
 from train.energy_term import SIZE_PACE, at_pace, billed_J, unit_sizes
 
 PRICES = load_prices("analog28")

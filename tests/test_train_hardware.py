@@ -21,7 +21,7 @@ from evals.spice_chip import SpiceChip
 from physnn.circuit import run
 from physnn.network import Chain
 from physnn.process import load_process
-from tests.helpers import physical_config, quick_compilation  # noqa: F401
+from tests.helpers import physical_config
 from train.chip_protocol import ProtocolError, decode_array, encode, encode_array
 from train.classifier import ClassifierConfig
 from train.devices import DeviceError, GapConfig, HardwareInTheLoop, ServedConfig

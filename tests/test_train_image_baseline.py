@@ -12,7 +12,6 @@ from flax import nnx
 
 from physnn.energy import bill, load_prices
 from tests.helpers import PROCESS
-from tests.helpers import quick_compilation as quick_compilation
 from train.experiment import ConfigError, from_table, to_table
 from train.image_baseline import ImageNetwork, ImageNetworkConfig
 

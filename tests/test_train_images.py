@@ -15,7 +15,6 @@ from circuits.layers import MacLayer
 from evals.controls import run_controls
 from evals.evaluate import evaluate
 from tests.helpers import PROCESS, QUIET, totals
-from tests.helpers import quick_compilation as quick_compilation
 from train.classifier import ClassifierConfig
 from train.corpus.files import DataError
 from train.experiment import ConfigError, from_table

@@ -91,11 +91,10 @@ def launch(experiment: Experiment, folder: Path) -> subprocess.Popen:
     """Train in a process of its own."""
     config = folder.with_suffix(".toml")
     save_experiment(experiment, config)
-    # Compiled once for all processes, and without optimization: that takes the time.
+    # Compiled once for all processes: that takes the time.
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(config), str(folder)],

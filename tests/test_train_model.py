@@ -13,7 +13,6 @@ import pytest
 
 from physnn.fabricate import fabricate
 from tests.helpers import PROCESS, QUIET, fabricate_jit, physical_config
-from tests.helpers import quick_compilation as quick_compilation
 
 TINY = physical_config(
     width=8, n_layers=1, n_states=6, n_hidden=10, n_taps=3, longest_memory=16.0

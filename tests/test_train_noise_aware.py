@@ -15,7 +15,7 @@ from circuits.blocks import MacLayer
 from physnn.bank import Bank
 from physnn.environment import CORNERS, Environment
 from physnn.process import load_process
-from tests.helpers import physical_config, quick_compilation  # noqa: F401
+from tests.helpers import physical_config
 from train.baseline import TransformerConfig
 from train.classifier import ClassifierConfig
 from train.counts import CountsConfig

@@ -75,7 +75,7 @@ def test_token_by_token_is_the_whole_text():
 
 
 def test_a_block_that_reads_bytes_says_so_where_there_are_none():
-    stack = Stack(
+    stack = Stack.build(
         LAYER,
         n_layers=1,
         width=8,

@@ -221,8 +221,10 @@ class FlaxModel(eqx.Module):
         token t attends to t positions, (context + 1) / 2 on average. The KV cache is
         read at `config.cache_bits`, with one new position written. A softmax costs
         three operations per weight, a norm four per channel, a rotation three per
-        value. Of the experts a token multiplies with the chosen ones. A network of
-        images says itself what an image makes happen.
+        value. Of the experts a token multiplies with the chosen ones. Multiplications
+        are as wide as weights and activations, those of attention as the cache, too;
+        what is no multiplication is as wide as the machine has it. A network of images
+        says itself what an image makes happen.
         """
         del process
         c = self.config
@@ -254,19 +256,22 @@ class FlaxModel(eqx.Module):
         for part, count in counts.items():
             op = "elementwise" if "norm" in part else "mac"
             share = active if part == "blocks.experts" else 1.0
+            times, wide = (4, None) if op == "elementwise" else (1, c.bits)
             events += [
-                Event(op, share * count * (4 if op == "elementwise" else 1), part),
+                Event(op, share * count * times, part, bits=wide),
                 Event("weight_byte", share * count * size_B, part, active=share),
             ]
         L, attention, mlp = c.n_blocks, "blocks.attention", "blocks.mlp"
         hidden = c.n_hidden * c.n_active
         scores = L * c.n_heads * mean_context
+        products = L * 2 * c.width * mean_context
+        between = math.sqrt(c.bits * (c.cache_bits or c.bits))
         positions = L * 2 * c.kv_width
         rotated = L * (c.width + c.kv_width)
         activations = L * (2 * c.width + 2 * c.kv_width + 3 * hidden + 2 * c.width)
         return (
             *events,
-            Event("attention_mac", L * 2 * c.width * mean_context, attention),
+            Event("attention_mac", products, attention, bits=between),
             Event("cache_byte", positions * (mean_context + 1) * cache_B, attention),
             Event("elementwise", 3 * scores + 3 * rotated, attention),
             Event("elementwise", 2 * L * hidden, mlp),

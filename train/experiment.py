@@ -17,6 +17,7 @@ from circuits.blocks import BlockConfig, LayerConfig
 from physnn.dynamics import SolverConfig
 from train.baseline import TransformerConfig
 from train.classifier import ClassifierConfig
+from train.compute import Compute
 from train.counts import CountsConfig
 from train.decode import problems_of, strict_converter
 from train.devices import DeviceConfig, HardwareInTheLoop
@@ -77,6 +78,8 @@ class Experiment:
     solver: SolverConfig | None = None
     # What is done about gradients that are no numbers, and about leaps of the loss.
     recovery: Recovery = field(default_factory=Recovery)
+    # How a step is carried out: its generator, what it keeps, compiles and rounds.
+    compute: Compute = field(default_factory=Compute)
     # The devices it runs on: the same run but for rounding, so a run may change them.
     mesh: MeshConfig = field(default_factory=MeshConfig)
     # Who else is told the metrics: of no effect on the run, so it may change, too.
@@ -116,6 +119,7 @@ class Experiment:
                 "Argument `solver` must be left out of a model that is no circuit, but"
                 f" the model is of kind `{self.model.kind}`."
             )
+        self.compute.check_model(self.model, in_the_loop=self.in_the_loop)
         self._check_awareness()
         for name in ("seed", "keep_every"):
             if getattr(self, name) < 0:

@@ -88,13 +88,13 @@ class ImageNetworkConfig:
             Event("io_bit", 8 * pixels, "pixels"),
             Event("activation_byte", pixels, "pixels"),
         ]
-        held = 0
+        held, wide = 0, math.sqrt(8 * self.bits)  # of an activation and a weight
         for part, shape, places in self.shapes(vocabulary):
             weights, outputs = math.prod(shape), places * shape[-1]
             stored = weights + shape[-1]
             held += stored
             events += [
-                Event("mac", places * weights, part),
+                Event("mac", places * weights, part, bits=wide),
                 Event("weight_byte", stored * self.bits / 8, part),
                 Event("activation_byte", outputs, part),
             ]

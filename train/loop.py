@@ -92,6 +92,7 @@ def train(
     """
     folder = Path(folder)
     mesh = experiment.mesh.build(batch=experiment.batch)
+    experiment.compute.check_backend()
     on_first(experiment.metrics.require)
     # Prepared by one process first: the others may share its cache.
     task = on_first(experiment.task.build) or experiment.task.build()
@@ -311,7 +312,7 @@ def begin(
         trained,
         jax.jit(optimizer.init)(trained),
         step=jnp.zeros((), jnp.int32),
-        key=jr.key_data(stream(key, "train")),
+        key=jr.key_data(experiment.compute.training_key(experiment.seed)),
     )
     fixed, static = eqx.partition(rest, eqx.is_array)
     return Held(state, fixed, jnp.asarray(jnp.inf)), static
@@ -321,7 +322,7 @@ def _moved_on(state: TrainState, experiment: Experiment, *, by: int) -> TrainSta
     """After rollbacks, which moved the data on: other noise and other chips, too."""
     if not by:
         return state
-    key = jr.fold_in(stream(jr.key(experiment.seed), "train"), by)
+    key = jr.fold_in(experiment.compute.training_key(experiment.seed), by)
     return state._replace(key=spread(jr.key_data(key), state.key.sharding))
 
 

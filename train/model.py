@@ -95,7 +95,7 @@ class PhysicalModel(eqx.Module):
         self.embedding = 0.1 * jr.normal(
             stream(key, "embedding"), (vocabulary, c.width)
         )
-        self.stack = Stack(
+        self.stack = Stack.build(
             c.layer,
             n_layers=c.n_layers,
             width=c.width,

@@ -185,6 +185,7 @@ def make_update(
     multiple = lambda amount: schedule_of(schedules, amount, steps=steps)
     surroundings = surroundings or nominal(experiment)
     skip, parts = experiment.recovery.skip, experiment.accumulate
+    compute = experiment.compute
     optimizer = experiment.optimizer.build(
         steps=steps, decay=multiple("weight_decay"), skip=skip
     )
@@ -200,6 +201,7 @@ def make_update(
 
     def loss(trained, tokens, key, step, part=0):
         model = exploring(eqx.combine(gathered(trained, mesh), rest))
+        model = compute.applied(model)
         energy_J = jnp.zeros(())
         if prices:
             energy_J = billed_J(model, prices, process=process) / bytes_per_token
@@ -250,11 +252,13 @@ def make_update(
 
     @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def update(state: TrainState, tokens):
-        key = jr.fold_in(jr.wrap_key_data(state.key), state.step)
+        key = jr.wrap_key_data(state.key, impl=compute.generator)
+        key = jr.fold_in(key, state.step)
 
         def slope(trained):
-            compute = slope_of if parts == 1 else accumulated
-            return compute(trained, tokens, key, state.step)
+            found = slope_of if parts == 1 else accumulated
+            with compute.tracing(training=True):
+                return found(trained, tokens, key, state.step)
 
         gradient, measured = slope(state.trained)
         if radius:
@@ -294,6 +298,7 @@ def make_score(
     """
     chip_of = (surroundings or nominal(experiment)).chip_of()
     mesh = mesh or experiment.mesh.build(batch=experiment.batch)
+    compute = experiment.compute
 
     @partial(jax.jit, compiler_options=compiler_options())
     def score(
@@ -306,9 +311,11 @@ def make_score(
         chips = experiment.chips
         if experiment.in_the_loop:
             model, chips = in_the_loop(model, experiment.hardware, device), 0
-        each = bits_on_chips(
-            model, tokens, chips=chips, process=process, key=key, chip_of=chip_of
-        )
+        model = compute.applied(model)
+        with compute.tracing(training=False):
+            each = bits_on_chips(
+                model, tokens, chips=chips, process=process, key=key, chip_of=chip_of
+            )
         return everywhere(jnp.sum(jnp.where(scored, each, 0.0)), mesh)
 
     return score

@@ -13,11 +13,26 @@ from typing import Any
 from evals.doctor import find_tool
 from physnn.configs import config_folder, find_config
 from physnn.export.laws import number
-from physnn.pdk import find_models
+from physnn.export.transconductor_benches import SUPPLY_V
+from physnn.pdk import Models, find_models
 
 # Each is a module of this package with `characterize(models, tables) -> dict`. What
 # needs the table of another cell stands behind it.
-CELLS = ("ota", "state", "token", "settling", "ring", "mac", "sar", "mismatch")
+CELLS = (
+    "ota",
+    "state",
+    "token",
+    "settling",
+    "ring",
+    "mac",
+    "mac_sweep",
+    "sar",
+    "mismatch",
+)
+# They draw chips, and need models of mismatch.
+WITH_CHIPS = ("ring", "mac", "sar", "mismatch")
+# Their decks hold the supply for which they are drawn.
+AT_FIXED_SUPPLY = ("ota", "state", "token", "settling")
 # A cell that draws this many times more, or less, than the price says is a finding.
 FINDING = 1.5
 
@@ -52,6 +67,14 @@ def characterize(
     models = find_models(pdk)
     out = out or config_folder() / "cells" / f"{models.pdk.name}.toml"
     names = CELLS if cell == "all" else (cell,)
+    chips = [name for name in names if name in WITH_CHIPS]
+    if chips and models.pdk.mismatch_suffix is None:
+        others = [name for name in CELLS if name not in WITH_CHIPS]
+        raise ValueError(
+            f"PDK {models.pdk.name} must have a `mismatch_suffix` and sections of that"
+            f" name, since {chips} draw chips with mismatch, but has none: describe it,"
+            f" or measure {others} one by one."
+        )
     known = _tables(out)
     tables = {}
     for name in names:
@@ -72,7 +95,19 @@ def characterize(
     part = out.with_name(f".{out.name}.part")
     part.write_text(text)
     os.replace(part, out)
-    return Characterized(out, tables, tuple(findings(tables)))
+    told = (*findings(tables), *supplies(models, names))
+    return Characterized(out, tables, told)
+
+
+def supplies(models: Models, names: Sequence[str]) -> Iterator[str]:
+    """A sentence where cells were measured at another supply than the kit's own."""
+    fixed = [name for name in names if name in AT_FIXED_SUPPLY]
+    if fixed and models.pdk.supply_V != SUPPLY_V:
+        yield (
+            f"cells {', '.join(fixed)} are drawn for {SUPPLY_V} V and were measured at"
+            f" it, while {models.pdk.name} has {models.pdk.supply_V} V: size them for"
+            " that supply before their figures are used."
+        )
 
 
 def _tables(path: Path) -> dict[str, Any]:

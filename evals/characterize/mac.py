@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
@@ -17,6 +18,7 @@ from evals.characterize.mac_noise import column_noise
 from physnn.export import cells, columns
 from physnn.export.columns import FEEDBACK_UNITS, UNITS
 from physnn.export.laws import number
+from physnn.export.netlist import Netlist
 from physnn.pdk import Conditions, Models
 from physnn.process import Process, load_process
 from physnn.variation.matching import device_sigma
@@ -24,6 +26,10 @@ from physnn.variation.matching import device_sigma
 BITS = 4
 # A token; its clocks are those of the behavioral cells, and a reset that ends before.
 SLOT_S = 240e-9
+# Full scale of each half: an eighth below the process card's, since the amplifier that
+# gives all of it (its gain is 1, see `columns.drawn_feedback`) is no longer linear
+# closer to the rails. Noise and offset are held to the laws of the process card.
+SWING_V = 0.7
 EDGE_S = 0.5e-9
 RESET = (cells.PHI1[0], cells.PHI1[1] - 0.02)
 # The amplifier is on from before it is biased to the end of the transfer. It forgets
@@ -31,6 +37,11 @@ RESET = (cells.PHI1[0], cells.PHI1[1] - 0.02)
 AZ, ON = (0.30, 0.42), (0.29, cells.PHI2[1])
 WINDOWS = {"phi1": cells.PHI1, "phi1e": RESET, "phi2": cells.PHI2, "az": AZ, "on": ON}
 N_CHIPS = 30
+# The reference of the chip; its file stands beside those of the column.
+REFERENCE = Cell.of(columns.reference())
+# Tokens after which a column whose bias was without current gives what it will, and
+# after which it also draws what it will.
+WARM, CYCLE = 4, 10
 # What each output drives: as much as its feedback.
 LOAD_F = FEEDBACK_UNITS * load_process("sky130").capacitor_min_F
 POINTS = 80  # steps per token, at least
@@ -49,6 +60,15 @@ class Transfer:
     y: np.ndarray
     charge_C: dict[str, float]
     waves: Waves
+
+
+def column_cell(netlist: Netlist | None = None, sizing=columns.STANDARD) -> Cell:
+    """A column, the standard one, with the reference that its bench needs."""
+    netlist = columns.standard(sizing=sizing) if netlist is None else netlist
+    cell = Cell.of(netlist)
+    return dataclasses.replace(
+        cell, files={**Cell.of(columns.reference(sizing)).files, **cell.files}
+    )
 
 
 def model(process: Process) -> ChargeMac:
@@ -72,53 +92,66 @@ def measure(
     swing_V: float,
     supply_V: float | None = None,
     slot_s: float = SLOT_S,
+    token_s: float | None = None,
+    windows: Mapping[str, tuple[float, float]] = MappingProxyType(WINDOWS),
+    load_F: float = LOAD_F,
+    warm: int = WARM,
     conditions: Conditions = Conditions(),
 ) -> Transfer:
     """Outputs of a column for inputs `xs` `(tokens, n)` [full scale].
 
-    Each half drives a load of the feedback's size, which the price counts too. A token
-    before the first, of the same inputs, brings the column into its cycle.
+    Each half drives `load_F`, as much as the feedback, which the price counts too. The
+    column works in the first `slot_s` of every `token_s` (all of it), with its clocks
+    high in `windows` of a slot, and is read just before phi2 ends. `warm` tokens
+    before the first, of the same inputs, bring it into its cycle: without current its
+    bias is anywhere. Charge is that of the column, without the reference of the chip.
     """
-    xs = np.concatenate([np.asarray(xs, float)[:1], np.asarray(xs, float)])
+    xs = np.asarray(xs, float)
+    xs = np.concatenate([np.repeat(xs[:1], warm, axis=0), xs])
     supply_V = models.pdk.supply_V if supply_V is None else supply_V
-    middle = supply_V / 2
+    middle, token_s = supply_V / 2, slot_s if token_s is None else token_s
     lines = [
+        f"v_reference vddr 0 {number(supply_V)}",
+        REFERENCE.call("chip", {"nbias": "nbias", "vdd": "vddr"}),
         f"v_vdd vdd 0 {number(supply_V)}",
         f"v_vdda vdda 0 {number(supply_V)}",
         f"v_ref ref 0 {number(middle)}",
     ]
     sources = {"switches": [], "inputs": ["v_ref"], "amplifiers": ["v_vdda"]}
-    for clock, window in WINDOWS.items():
+    for clock, window in windows.items():
         for net, low, high in ((clock, 0.0, supply_V), (f"{clock}n", supply_V, 0.0)):
-            lines.append(f"v_{net} {net} 0 {_clock(window, low, high, slot_s)}")
+            lines.append(
+                f"v_{net} {net} 0 {_clock(window, low, high, slot_s, token_s)}"
+            )
             sources["switches"].append(f"v_{net}")
     for i, x in enumerate(xs.T):
         for half, sign in (("p", 1), ("n", -1)):
             volts = middle + sign * swing_V * x
-            lines.append(f"v_x{i}{half} x{i}{half} 0 pwl({_steps(volts, slot_s)})")
+            lines.append(f"v_x{i}{half} x{i}{half} 0 pwl({_steps(volts, token_s)})")
             sources["inputs"].append(f"v_x{i}{half}")
-    lines += [f"c_load_{half} y{half} 0 {number(LOAD_F)}" for half in "pn"]
+    lines += [f"c_load_{half} y{half} 0 {number(load_F)}" for half in "pn"]
     lines.append(cell.call("dut", {port: port for port in cell.ports if port != "vss"}))
     currents = [f"i({name})" for names in sources.values() for name in names]
     waves = transient(
-        f"{len(xs) - 1} tokens of {cell.name}",
+        f"{len(xs) - warm} tokens of {cell.name}",
         lines,
         files=cell.files,
-        vectors=["v(yp)", "v(yn)", *currents],
-        stop_s=len(xs) * slot_s,
+        vectors=["v(yp)", "v(yn)", "v(nbias)", *currents],
+        stop_s=len(xs) * token_s,
         step_s=slot_s / POINTS,
         models=models,
         conditions=conditions,
         reltol=RELTOL,
     )
-    kept = waves.time >= slot_s
+    start = warm * token_s
+    kept = waves.time >= start
     waves = Waves(
-        waves.time[kept] - slot_s, {k: v[kept] for k, v in waves.columns.items()}
+        waves.time[kept] - start, {k: v[kept] for k, v in waves.columns.items()}
     )
-    at = (np.arange(len(xs) - 1) + cells.SAMPLE) * slot_s
+    at = np.arange(len(xs) - warm) * token_s + (windows["phi2"][1] - 0.01) * slot_s
     y = (waves.at("v(yp)", at) - waves.at("v(yn)", at)) / (2 * swing_V)
     drawn = {
-        cause: sum(_drawn(waves, f"i({name})") for name in names) / (len(xs) - 1)
+        cause: sum(_drawn(waves, f"i({name})") for name in names) / (len(xs) - warm)
         for cause, names in sources.items()
     }
     return Transfer(y, drawn, waves)
@@ -130,9 +163,10 @@ def _drawn(waves: Waves, name: str) -> float:
     return float(np.sum(np.diff(waves.time) * (given[1:] + given[:-1]) / 2))
 
 
-def _clock(window, low: float, high: float, slot_s: float) -> str:
-    start, stop = window
-    times = (start * slot_s, EDGE_S, EDGE_S, (stop - start) * slot_s - EDGE_S, slot_s)
+def _clock(window, low: float, high: float, slot_s: float, token_s: float) -> str:
+    edge_s = min(EDGE_S, slot_s / 200)
+    width_s = (window[1] - window[0]) * slot_s - edge_s
+    times = (window[0] * slot_s, edge_s, edge_s, width_s, token_s)
     return f"pulse({number(low)} {number(high)} {' '.join(map(number, times))})"
 
 
@@ -193,7 +227,8 @@ def chips(
 
 def prices(process: Process) -> dict[str, float]:
     """Supply charge of a token by our law, wires left out: the cell has none drawn."""
-    charges = model(process).charge_C(dataclasses.replace(process, wire_F_per_m=0.0))
+    drawn = dataclasses.replace(process, wire_F_per_m=0.0, swing_V=SWING_V)
+    charges = model(process).charge_C(drawn)
     charges = {name: float(np.asarray(value)) for name, value in charges.items()}
     return {
         "inputs": charges["input lines"],
@@ -219,6 +254,7 @@ def specs(
         models,
         swing_V=swing_V,
         supply_V=supply_V,
+        warm=CYCLE,
         conditions=conditions,
     )
     gain, offset, inl = line(levels, found.y)
@@ -246,12 +282,15 @@ def characterize(models: Models, known: Mapping[str, Any]) -> dict[str, Any]:
     """The table of the column. Raises `ValueError` where a simulation fails."""
     del known  # measures all it needs
     process = load_process("sky130")
-    cell, swing_V = Cell.of(columns.standard()), process.swing_V
-    found = measure(cell, tokens(), models, swing_V=swing_V)
+    for netlist in (columns.standard(), columns.reference()):
+        models.pdk.check(netlist)
+    cell, swing_V = column_cell(), SWING_V
+    found = measure(cell, tokens(), models, swing_V=swing_V, warm=CYCLE)
     slower = measure(cell, tokens(), models, swing_V=swing_V, slot_s=2 * SLOT_S)
     gain, offset, inl = line(LEVELS, found.y)
     # Every input at full scale, as the price assumes; together they make one unit.
-    full = measure(cell, np.ones((2, len(UNITS))), models, swing_V=swing_V)
+    ones = np.ones((2, len(UNITS)))
+    full = measure(cell, ones, models, swing_V=swing_V, warm=CYCLE)
     settling = settled_s(found, len(LEVELS) - 1)
     noise = column_noise(cell, process, models, swing_V=swing_V, gain=gain)
     errors, offsets = chips(cell, models, n=N_CHIPS, swing_V=swing_V)
@@ -277,6 +316,7 @@ def characterize(models: Models, known: Mapping[str, Any]) -> dict[str, Any]:
         "feedback_units": FEEDBACK_UNITS,
         "swing_V": swing_V,
         "slot_s": SLOT_S,
+        "reference_V": found.waves.mean("v(nbias)", 0.0, SLOT_S),
         "gain": gain,
         "offset": offset,
         "inl": inl,

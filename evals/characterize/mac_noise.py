@@ -1,9 +1,11 @@
 """Noise of a charge column of transistors: sampled by its capacitors, and its own."""
 
 import math
+from collections.abc import Sequence
 
 from evals.characterize.cell import Cell, inlined
 from evals.simulate import simulate
+from physnn.export import columns
 from physnn.export.columns import CLOCKS, FEEDBACK_UNITS, UNITS
 from physnn.export.laws import number
 from physnn.pdk import Conditions, Models
@@ -24,6 +26,8 @@ def column_noise(
     *,
     swing_V: float,
     gain: float,
+    units: Sequence[int] = UNITS,
+    feedback_units: int = FEEDBACK_UNITS,
     conditions: Conditions = Conditions(),
 ) -> dict[str, float]:
     """rms noise of the output of a column by cause [full scale], and their sum.
@@ -39,8 +43,8 @@ def column_noise(
     the clocks and of `ref`.
     """
     unit_F = process.capacitor_min_F
-    feedback_F = FEEDBACK_UNITS * unit_F
-    sum_F = sum(abs(u) for u in UNITS) * unit_F + feedback_F
+    feedback_F = feedback_units * unit_F
+    sum_F = sum(abs(u) for u in units) * unit_F + feedback_F
     kT = thermal_energy_J(273.15 + conditions.temperature_C)
     deck = lambda high, lines: _deck(cell, models, high, feedback_F, lines)
     run = lambda text: (
@@ -48,7 +52,10 @@ def column_noise(
             text, models=models, conditions=conditions, files=_files(cell, models)
         ).results
     )
-    point = run(deck(_TRANSFER, [*_LEAKS, "i_s 0 x_dut.sp ac 1", *_point(models)]))
+    held = run(deck(_BIASING, _BIAS))["bias"]
+    # Gates keep their charge by hand: `bias` is cut off then, and would drift.
+    kept = [*_LEAKS, f"v_bias x_dut.bias 0 {number(held)}"]
+    point = run(deck(_TRANSFER, [*kept, "i_s 0 x_dut.sp ac 1", *_point(models)]))
     share = point["gm_n"] / (point["gm_n"] + point["gm_p"])
     by = {"n": share / point["coupling"], "p": (1 - share) / point["coupling"]}
     seen = [
@@ -64,7 +71,7 @@ def column_noise(
     volts = {
         "sampling": math.sqrt(2 * kT * sum_F) / feedback_F,
         "biasing": gates * gain * sum_F / feedback_F,
-        "transfer": run(deck(_TRANSFER, [*_LEAKS, *_noise("yp", "yn")]))["noise"],
+        "transfer": run(deck(_TRANSFER, [*kept, *_noise("yp", "yn")]))["noise"],
     }
     found = {cause: v / (2 * swing_V) for cause, v in volts.items()}
     return found | {"rms": math.sqrt(sum(v**2 for v in found.values()))}
@@ -81,6 +88,7 @@ _LEAKS = tuple(
         )
     )
 )
+_BIAS = (".control", "op", "let v = v(x_dut.bias)", 'echo "RESULT bias $&v"', ".endc")
 
 
 def _files(cell: Cell, models: Models) -> dict[str, str]:
@@ -93,6 +101,7 @@ def _deck(cell: Cell, models: Models, high, load_F: float, lines) -> str:
     nets = {port: "ref" if port.startswith("x") else port for port in cell.ports}
     text = ["* noise of a column", ".include pdk.spice", ".option gmin=1e-18"]
     text += [f".include {name}" for name in cell.files]
+    text.append(f"x_chip nbias vdda 0 {columns.reference().name}")
     for net, volts in (("vdd", supply_V), ("vdda", supply_V), ("ref", supply_V / 2)):
         text.append(f"v_{net} {net} 0 {number(volts)}" + " ac 0" * (net == "vdd"))
     for clock in CLOCKS:

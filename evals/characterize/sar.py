@@ -47,6 +47,8 @@ def conversion_C(cell: Cell, models: Models, bits: int) -> float:
 def characterize(models: Models, known: Mapping[str, Any]) -> dict[str, Any]:
     """The table of the cells. Raises `ValueError` where a simulation fails."""
     del known  # measures all it needs
+    for netlist in (comparator(), standard_array()):
+        models.pdk.check(netlist)
     process = load_process("sky130")
     adc = SarConverter(1, bits=BITS, process=process)
     cell, plates = Cell.of(comparator()), Cell.of(standard_array())

@@ -14,6 +14,8 @@ from physnn.export.drawn import CARD, CELLS
 from physnn.export.spice import forbidden, statements
 from physnn.pdk import Models
 
+# Cells that stand beside a cell in its bench.
+BESIDE = {"mac_column": ("mac_reference",)}
 _HEAD = re.compile(r"\.subckt (\S+) ([a-z0-9_ ]+?)(?: \S+=.*)?$")
 
 
@@ -28,12 +30,14 @@ def has(package: Package, *names: str) -> bool:
 
 
 def read_cell(package: Package, name: str) -> Cell:
-    """A drawn cell of the package with all that it calls.
+    """A drawn cell of the package with all that it calls, and what stands beside it.
 
     Raises `ValueError` for a cell that is not there and for text that is no plain
     circuit: it will be run.
     """
     files: dict[str, str] = {}
+    for other in BESIDE.get(name, ()):
+        _read(package, other, files)
     ports = _read(package, name, files)
     return Cell(name, ports, files)
 

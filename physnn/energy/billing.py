@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from physnn.energy.events import EVENTS, Event
+from physnn.energy.facts import CONFIDENCE
 from physnn.energy.floor_plan import site_of, wiring
 from physnn.energy.joules import Modeled
 from physnn.energy.ledger import Ledger, Row, summed
@@ -17,11 +18,12 @@ from physnn.energy.prices import (
     OVERHEAD,
     Price,
     Prices,
+    Width,
 )
 from physnn.process import Process
 
-# How often each event happens: by name, part and active share.
-_Counts = dict[tuple[str, str, float], float]
+# How often each event happens: by name, part, active share and bits.
+_Counts = dict[tuple[str, str, float, float | None], float]
 
 
 def bill(
@@ -42,7 +44,8 @@ def bill(
     found: _Counts = {}
     events, plan = _events(design, process, period_s), None
     for event in events:
-        key = (event.name, event.part, event.active)
+        bits = None if event.bits is None else float(event.bits)
+        key = (event.name, event.part, event.active, bits)
         count = float(event.count)
         if not (math.isfinite(count) and count >= 0):
             raise ValueError(
@@ -54,14 +57,19 @@ def bill(
                 f"The active share of event `{event.name}` of part `{event.part}` must"
                 f" be above 0 and at most 1, but is {event.active}."
             )
+        if bits is not None and not 0 < bits < math.inf:
+            raise ValueError(
+                f"The bits of event `{event.name}` of part `{event.part}` must be"
+                f" positive and finite, but are {bits}."
+            )
         found[key] = found.get(key, 0.0) + count
     if prices.geometry is not None:
         site = site_of(design, process)
         plan, more = wiring(events, site, prices.geometry, period_s=period_s)
         for event in more:
-            found[event.name, event.part, event.active] = float(event.count)
+            found[event.name, event.part, event.active, None] = float(event.count)
     priced = {row.event for row in prices.rows}
-    for name, part, _ in found:
+    for name, part, *_ in found:
         if name not in priced and name not in prices.zero_events:
             raise ValueError(
                 f"Price list `{prices.name}` must price event `{name}` (made by part"
@@ -152,11 +160,11 @@ def _rows_of(
     size = sum(macs, 0.0)
     of_size = prices.share_of(price, size)
     rows = []
-    for (name, part, active), count in found.items():
+    for (name, part, active, bits), count in found.items():
         if name != price.event or of_size == 0:
             continue
         times = prices.serving.times(name, part, active, per_batch=price.per_batch)
-        each = Modeled(*price.joules(process)).scaled(of_size * times)
+        each = Modeled(*price.joules(process, bits)).scaled(of_size * times)
         energy = each.scaled(count)
         if price.floor:
             energy = Modeled(
@@ -165,6 +173,10 @@ def _rows_of(
                 max(0.0, energy.high - spent.high),
             )
         note = [price.note] if price.note else []
+        confidence = price.confidence
+        if price.width is not None and bits not in (None, price.width.bits):
+            note.append(_of_width(price.width, bits))
+            confidence = max(confidence, price.width.confidence, key=CONFIDENCE.index)
         if price.per_batch:
             note.append(f"shared by a batch of {prices.batch:g}")
         if active < 1:
@@ -190,11 +202,19 @@ def _rows_of(
                 energy=energy,
                 fact=price.fact,
                 source=price.source,
-                confidence=price.confidence,
+                confidence=confidence,
                 note="; ".join(note),
             )
         )
     return rows
+
+
+def _of_width(width: Width, bits: float) -> str:
+    low, nominal, high = width.factors(bits)
+    return (
+        f"x {nominal:.3g} ({low:.3g} to {high:.3g}) at {bits:.3g} bits, of which the"
+        f" price is {width.bits:g} [{width.confidence}] {width.fact}: {width.source}"
+    )
 
 
 def _overhead(prices: Prices, running: Modeled) -> list[Row]:

@@ -13,8 +13,8 @@ EVENTS: dict[str, tuple[str, str]] = {
         "charge of amplifiers were they ideal stages in weak inversion that draw only"
         " while they settle; a bill multiplies it by the process's amplifier_excess",
     ),
-    "mac": ("op", "one multiply-accumulate with a stored weight, at the list's bits"),
-    "attention_mac": ("op", "one multiply-accumulate between two activations"),
+    "mac": ("op", "one multiply-accumulate with a stored weight, of `Event.bits`"),
+    "attention_mac": ("op", "one multiply-accumulate of two activations, of `bits`"),
     "elementwise": ("op", "one non-linear or additive operation on an activation"),
     "weight_byte": ("byte", "one byte of weights brought to the arithmetic"),
     "cache_byte": ("byte", "one byte of KV cache or digital state, read or written"),
@@ -41,12 +41,15 @@ class Event(NamedTuple):
 
     `active`: the count of one token over that of all there is, where tokens choose (the
     experts of a mixture): what a batch touches together is more than what one does.
+    `bits`: width of the operands, the geometric mean where the two differ; None: that
+    which the price is of.
     """
 
     name: str
     count: Float[Array, ""] | float | int  # pyright: ignore[reportIncompatibleMethodOverride]
     part: str = ""
     active: float = 1.0
+    bits: float | None = None
 
     def under(self, prefix: str) -> "Event":
         """The same event seen from one level up, where this part is called `prefix`."""

@@ -8,7 +8,15 @@ from physnn.configs import find_config
 from physnn.energy.events import EVENTS
 from physnn.energy.facts import CONFIDENCE, Fact, check_corners, joules_per, load_facts
 from physnn.energy.floor_plan import Geometry
-from physnn.energy.prices import LINES, SUPPLY, Device, Multiplier, Price, Prices
+from physnn.energy.prices import (
+    LINES,
+    SUPPLY,
+    Device,
+    Multiplier,
+    Price,
+    Prices,
+    Width,
+)
 from physnn.energy.serving import Serving
 
 _KEYS = ("description", "batch", "device", "floor_plan", "price", "multiplier")
@@ -27,6 +35,8 @@ _ROW_KEYS = {
     "per",
     "floor",
     "at",
+    "bits",
+    "width",
     "zero",
     "reason",
 }
@@ -259,6 +269,33 @@ def _read_price(where: str, row: dict, facts: dict[str, Fact]) -> Price:
         floor=row.get("floor", False),
         of_supply=of_supply,
         at=at,
+        width=_read_width(where, row, facts),
+    )
+
+
+def _read_width(where: str, row: dict, facts: dict[str, Fact]) -> Width | None:
+    if "width" not in row and "bits" not in row:
+        return None
+    fact = facts.get(str(row.get("width")))
+    if fact is None or fact.unit != "exponent" or fact.low < 0:
+        raise ValueError(
+            f"{where}: `width` must be an id in energy_facts.csv of an exponent that is"
+            f" not negative, but is {row.get('width')!r}."
+        )
+    bits = row.get("bits", 0)
+    if not _is_number(bits) or not 0 < bits < math.inf:
+        raise ValueError(
+            f"{where}: `bits` must be the positive width that the price is of, but is"
+            f" {bits!r}."
+        )
+    return Width(
+        float(bits),
+        fact.low,
+        fact.nominal,
+        fact.high,
+        fact.id,
+        fact.source,
+        fact.confidence,
     )
 
 

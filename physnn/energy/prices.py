@@ -53,6 +53,31 @@ OVERHEAD = "overhead"
 
 
 @dataclass(frozen=True)
+class Width:
+    """How a price depends on the width of what is computed: J ∝ (bits / `bits`)^p.
+
+    - `bits`: the width that the price is of.
+    - `low`, `nominal`, `high`: the exponent p. A high one makes narrow operations cheap
+      and wide ones dear, so a corner of the price takes the end that is its own.
+    """
+
+    bits: float
+    low: float
+    nominal: float
+    high: float
+    fact: str
+    source: str
+    confidence: str
+
+    def factors(self, bits: float | None) -> tuple[float, float, float]:
+        """Low, nominal, high of what an operation of `bits` costs over one of ours."""
+        ratio = 1.0 if bits is None else bits / self.bits
+        exponents = (self.low, self.nominal, self.high)
+        low, nominal, high = sorted(ratio**each for each in exponents)
+        return low, nominal, high
+
+
+@dataclass(frozen=True)
 class Price:
     """What one event costs: three corners, and why we believe them.
 
@@ -65,6 +90,7 @@ class Price:
     - `at`: size of the design [parameters a token multiplies with] that the number was
       measured at. Rows of one event at several sizes are interpolated linearly in the
       log of the size, and held beyond the ends.
+    - `width`: how the price follows the event's bits; None: it is one for all.
     """
 
     line: str
@@ -80,9 +106,12 @@ class Price:
     floor: bool = False
     of_supply: bool = False
     at: float | None = None
+    width: Width | None = None
 
-    def joules(self, process: Process) -> tuple[float, float, float]:
-        """Low, nominal, high of one event [J], shared with nobody.
+    def joules(
+        self, process: Process, bits: float | None = None
+    ) -> tuple[float, float, float]:
+        """Low, nominal, high of one event of `bits` [J], shared with nobody.
 
         Of an ideal amplifier's charge: times the process's `amplifier_excess`.
         """
@@ -90,6 +119,8 @@ class Price:
         low, nominal, high = (1.0, 1.0, 1.0)
         if self.event == AMPLIFIERS:
             low, nominal, high = map(float, process.amplifier_excess)
+        elif self.width is not None:
+            low, nominal, high = self.width.factors(bits)
         return (
             self.low * scale * low,
             self.nominal * scale * nominal,

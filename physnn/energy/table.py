@@ -50,6 +50,11 @@ def bill_table(ledger) -> str:
     for event, (count, reason) in ledger.zero_events.items():
         counted = f"{readable(count, EVENTS[event][0])} of {event}"
         zeros.setdefault(reason, []).append(counted)
+    notes: dict[str, dict[str, None]] = {}
+    for row in ledger.rows:
+        if row.note:
+            name = row.line if row.event == OVERHEAD else row.event
+            notes.setdefault(row.note, {})[name] = None
     lines = [
         f"Modeled energy of one step, price list `{ledger.prices}`, process"
         f" `{ledger.process}`, {readable(ledger.period_s, 's')} per step, batch"
@@ -58,6 +63,8 @@ def bill_table(ledger) -> str:
         "",
         *([_plan(ledger.plan)] if ledger.plan else []),
         ledger.largest(),
+        *(["Of these prices:"] if notes else []),
+        *(f"  {', '.join(names)}: {note}" for note, names in notes.items()),
         "Zero, and why:",
         *(f"  {', '.join(names)}: {reason}" for reason, names in zeros.items()),
         "Sources relied on:",

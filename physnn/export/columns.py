@@ -5,12 +5,14 @@ has a plate per weight, transmission gates and an amplifier of its own. In `phi1
 weights sample against `ref`, the feedback is emptied, and in the pulse `az` the
 amplifier finds its bias; in `phi2` the plates of a weight meet, which moves the
 difference of its two charges onto the feedback. `on` is high from before `az` to the
-end of `phi2`: else no current flows but that of the bias. `phi1e` opens the summing
-node a little before `phi1` opens the sampling switches: the charge they inject then
-finds no way onto it.
+end of `phi2`, and the bias of the column flows in `phi1` alone: else no current does.
+`phi1e` opens the summing node a little before `phi1` opens the sampling switches: the
+charge they inject then finds no way onto it.
 """
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from physnn.export.cells import halves
 from physnn.export.netlist import Device, Instance, Netlist
@@ -22,16 +24,42 @@ N_WIDTH_M, P_WIDTH_M, LENGTH_M = 0.42e-6, 0.84e-6, 0.15e-6
 # beside the coupling. Longer ones gain more and load more: 0.5 um was best.
 AMPLIFIER_WIDTH_M, AMPLIFIER_LENGTH_M = 0.84e-6, 0.5e-6
 # Its p transistor in units, of which the bias is one.
-BIAS_RATIO, BIAS_STACK = 4, 3
-# Gates see this share of the summing node's swing, 12 units over 12 and their own.
-COUPLING_UNITS = 12
-REFERENCE_A = 0.14e-6
-# Holds `bias` still while both halves are biased.
-BIAS_F = 100e-15
+BIAS_RATIO, BIAS_STACK = 4, 2
+# The mirror of the reference: long, since its spread is that of all currents.
+MIRROR_WIDTH_M, MIRROR_LENGTH_M = 0.42e-6, 4e-6
+# Keeps `bias` while nothing flows. Waking kicks it, and phi1 is there to let that
+# decay: a larger one is kicked less and recovers slower.
+BIAS_F = 45e-15
+# Holds `nbias` still beside the columns that wake.
+REFERENCE_F = 1e-12
 # Side of a unit capacitor: the smallest.
 UNIT_M = 1e-6
+# A plate is as much larger than drawn: SkyWater's 2 fF/µm² are of (side + 0.15 µm)².
+GROWN_M = 0.15e-6
+# Gain of the amplifier, and what its gates load the summing node with, in units: what
+# columns of other weights need (`open_gain`, `gate_units` in table `mac_sweep`).
+OPEN_GAIN, GATE_UNITS = 87.4, 17.7
 # Weights of the column that cards and packages hold, in unit capacitors.
 UNITS, FEEDBACK_UNITS = (7, -5, 3, -1, 6, -4, 2, -7), 8
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """Sizes of the amplifiers of a column; as they stand for a slot of 240 ns.
+
+    - `width`: all their transistors over those of `STANDARD`.
+    - `coupling_units`: of each of its two couplings. Gates see this many over as many
+      and their own.
+    - `reference_A`: what the chip's reference gives each column; an amplifier has
+      `BIAS_RATIO` times that.
+    """
+
+    width: int = 1
+    coupling_units: int = 24
+    reference_A: float = 0.14e-6
+
+
+STANDARD = Sizing()
 
 
 def mos(
@@ -52,21 +80,32 @@ def mos(
 
 
 def transmission_gate(
-    name: str = "mac_switch", *, p_width_m: float = P_WIDTH_M
+    name: str = "mac_switch",
+    *,
+    n_width_m: float = N_WIDTH_M,
+    p_width_m: float = P_WIDTH_M,
 ) -> Netlist:
     """A switch between `a` and `b`, closed while `on` is high and `off` is low."""
     return Netlist(
         name,
         ("a", "b", "on", "off", "vdd", "vss"),
         (
-            mos("n", "nmos", "a on b", N_WIDTH_M, LENGTH_M),
+            mos("n", "nmos", "a on b", n_width_m, LENGTH_M),
             mos("p", "pmos", "a off b", p_width_m, LENGTH_M),
         ),
         notes="Transmission gate.",
     )
 
 
-def amplifier(name: str = "mac_amplifier", *, side_m: float = UNIT_M) -> Netlist:
+def _small_switch(name: str, width: int = 1) -> Netlist:
+    """A transmission gate of two transistors alike, `width` times the smallest."""
+    side = width * N_WIDTH_M
+    return transmission_gate(name, n_width_m=side, p_width_m=side)
+
+
+def amplifier(
+    sizing: Sizing = STANDARD, name: str = "mac_amplifier", *, side_m: float = UNIT_M
+) -> Netlist:
     """A class-AB inverter whose gates hang on `s` by capacitors; `on` lets it draw.
 
     While `az` is high, `s` being at its reference, the p gate is held at `bias` and the
@@ -78,17 +117,17 @@ def amplifier(name: str = "mac_amplifier", *, side_m: float = UNIT_M) -> Netlist
     switched-capacitor circuits; sizes and the order of clocks are ours.
     """
     W, L = AMPLIFIER_WIDTH_M, AMPLIFIER_LENGTH_M
-    switch = transmission_gate(f"{name}_switch", p_width_m=N_WIDTH_M)
+    switch = _small_switch(f"{name}_switch", sizing.width)
     clocks = ("az", "azn", "vdd", "vss")
     return Netlist(
         name,
         ("s", "out", "bias", "az", "azn", "on", "vdd", "vss"),
         (
-            unit("couple_n", "s", "gate_n", COUPLING_UNITS, side_m),
-            unit("couple_p", "s", "gate_p", COUPLING_UNITS, side_m),
-            mos("n", "nmos", "out gate_n foot", W, L),
-            mos("p", "pmos", "out gate_p vdd", W, L, BIAS_RATIO),
-            mos("foot", "nmos", "foot on vss", N_WIDTH_M, LENGTH_M),
+            unit("couple_n", "s", "gate_n", sizing.coupling_units, side_m),
+            unit("couple_p", "s", "gate_p", sizing.coupling_units, side_m),
+            mos("n", "nmos", "out gate_n foot", W, L, sizing.width),
+            mos("p", "pmos", "out gate_p vdd", W, L, BIAS_RATIO * sizing.width),
+            mos("foot", "nmos", "foot on vss", N_WIDTH_M, LENGTH_M, sizing.width),
         ),
         (
             Instance("diode", switch, ("out", "gate_n", *clocks)),
@@ -98,26 +137,52 @@ def amplifier(name: str = "mac_amplifier", *, side_m: float = UNIT_M) -> Netlist
     )
 
 
-def bias(name: str = "mac_bias", *, current_A: float = REFERENCE_A) -> Netlist:
-    """The diode that sets the p gates of amplifiers, and its current, always on.
+def reference(sizing: Sizing = STANDARD, name: str = "mac_reference") -> Netlist:
+    """What sets `nbias` of all columns of a chip: an ideal current into a diode.
 
-    It stands for one unit of the transistor of which an amplifier has `BIAS_RATIO`, in
-    `BIAS_STACK` in series of as many in parallel, which match that much better.
+    Always on. The bias of a column has the same transistor.
     """
-    size = (AMPLIFIER_WIDTH_M, AMPLIFIER_LENGTH_M, BIAS_STACK)
-    nets = ["vdd", *(f"stack{k}" for k in range(1, BIAS_STACK)), "bias"]
+    size, hold = (MIRROR_WIDTH_M, MIRROR_LENGTH_M), {"capacitance_F": REFERENCE_F}
+    law = f"{sizing.reference_A!r}"
     return Netlist(
         name,
-        ("bias", "vdd", "vss"),
+        ("nbias", "vdd", "vss"),
+        (
+            Device("source", "current", ("vdd", "nbias"), law=law),
+            mos("diode", "nmos", "nbias nbias vss", *size),
+            Device("hold", "capacitor", ("nbias", "vss"), hold),
+        ),
+        notes="Reference of a chip: an ideal current into the diode of its mirrors.",
+    )
+
+
+def bias(sizing: Sizing = STANDARD, name: str = "mac_bias") -> Netlist:
+    """The diode that sets the p gates of the amplifiers of a column, and its current.
+
+    It stands for one unit of the transistor of which an amplifier has `BIAS_RATIO`, in
+    `BIAS_STACK` in series of as many in parallel, which match that much better. While
+    `wake` is low the mirror is cut from ground and `bias` from the diode: no current
+    flows, and the capacitor keeps `bias`. The diode is not cut from `vdd`: its gates
+    would kick `bias` by 160 mV when they are charged again.
+    """
+    size = (AMPLIFIER_WIDTH_M, AMPLIFIER_LENGTH_M, BIAS_STACK * sizing.width)
+    nets = ["vdd", *(f"stack{k}" for k in range(1, BIAS_STACK)), "drain"]
+    mirror = (MIRROR_WIDTH_M, MIRROR_LENGTH_M)
+    keep = ("drain", "bias", "wake", "waken", "vdd", "vss")
+    return Netlist(
+        name,
+        ("bias", "nbias", "wake", "waken", "vdd", "vss"),
         (
             *(
                 mos(f"diode{k}", "pmos", f"{nets[k + 1]} bias {nets[k]}", *size)
                 for k in range(BIAS_STACK)
             ),
-            Device("reference", "current", ("bias", "vss"), law=f"{current_A!r}"),
+            mos("mirror", "nmos", "drain nbias foot", *mirror),
+            mos("foot", "nmos", "foot wake vss", N_WIDTH_M, LENGTH_M),
             Device("hold", "capacitor", ("bias", "vss"), {"capacitance_F": BIAS_F}),
         ),
-        notes="Bias of a column: an ideal reference current out of a diode.",
+        (Instance("keep", _small_switch(f"{name}_switch"), keep),),
+        notes="Bias of a column. No current unless wake is high; bias is kept.",
     )
 
 
@@ -125,6 +190,26 @@ def unit(name: str, a: str, b: str, count: int, side_m: float = UNIT_M) -> Devic
     """`count` unit capacitors side by side."""
     size = {"width_m": side_m, "length_m": side_m, "multiple": float(count)}
     return Device(name, "mim", (a, b), size)
+
+
+def drawn_feedback(units: Sequence[int], feedback_units: int) -> float:
+    """What a column's feedback must be, in units, to count as `feedback_units`.
+
+    With an open-loop gain A and gates that load s by C_g the column gives
+    y = Σ C_i·x_i / (C_f + (C_Σ + C_f + C_g)/A), C_Σ = Σ|C_i|. So it is drawn smaller:
+    C_f = (C_wanted − (C_Σ + C_g)/A) / (1 + 1/A), and the gain is 1 for every column.
+
+    Raises `ValueError` where the amplifier has not enough gain for so many units.
+    """
+    total = float(sum(map(abs, units))) + GATE_UNITS
+    found = (feedback_units - total / OPEN_GAIN) / (1 + 1 / OPEN_GAIN)
+    if found < 1:
+        raise ValueError(
+            "A column must leave its feedback one unit capacitor, but"
+            f" {sum(map(abs, units))} units over {feedback_units} leave {found:.2g}"
+            f" at an amplifier's gain of {OPEN_GAIN:g}: split the column."
+        )
+    return found
 
 
 def weight(
@@ -162,15 +247,14 @@ def column(
 ) -> Netlist:
     """A column of weights of `units` unit capacitors with a sign, and its amplifiers.
 
-    y = gain·Σ_i units_i·x_i / feedback_units, valid at the end of phi2; in phi1 it is
-    zero. The gain is below 1, since the amplifier's own is finite: the card of the cell
-    holds it, the same for all weights. Raises `ValueError` for a feedback of no unit.
+    y = Σ_i units_i·x_i / feedback_units, valid at the end of phi2; in phi1 it is zero.
+    The feedback is as many units, each a little larger than `side_m` or smaller by one,
+    as make up for the finite gain of the amplifier: `drawn_feedback`, which says when
+    `ValueError` is raised.
     """
-    if feedback_units < 1:
-        raise ValueError(
-            "Argument `feedback_units` must be at least 1, but is"
-            f" {feedback_units}: the amplifier needs a capacitor."
-        )
+    feedback = drawn_feedback(units, feedback_units)
+    count = int(feedback)
+    feedback_m = (side_m + GROWN_M) * math.sqrt(feedback / count) - GROWN_M
     cells = {
         count: weight(f"{name}_weight{count}", count, switch=switch, side_m=side_m)
         for count in sorted({abs(u) for u in units if u})
@@ -188,7 +272,7 @@ def column(
     devices = []
     for half in "pn":
         s, y, out = f"s{half}", f"y{half}", f"out{half}"
-        devices.append(unit(f"feedback_{half}", y, s, feedback_units, side_m))
+        devices.append(unit(f"feedback_{half}", y, s, count, feedback_m))
         for verb, nets, clock in (
             ("hold", (s, "ref"), "phi1e"),
             ("clear", (y, "ref"), "phi1"),
@@ -198,11 +282,12 @@ def column(
             instances.append(Instance(f"{verb}_{half}", switch, ends))
         ends = (s, out, "bias", "az", "azn", "on", "vdda", "vss")
         instances.append(Instance(f"amplifier_{half}", amplifier, ends))
-    instances.append(Instance("bias", bias, ("bias", "vdda", "vss")))
+    wake = ("bias", "nbias", "phi1", "phi1n", "vdda", "vss")
+    instances.append(Instance("bias", bias, wake))
     inputs = tuple(net for i in range(len(units)) for net in halves(f"x{i}"))
     return Netlist(
         name,
-        (*inputs, "yp", "yn", *CLOCKS, "ref", "vdda", "vdd", "vss"),
+        (*inputs, "yp", "yn", *CLOCKS, "nbias", "ref", "vdda", "vdd", "vss"),
         tuple(devices),
         tuple(instances),
         notes=(
@@ -212,13 +297,18 @@ def column(
     )
 
 
-def standard() -> Netlist:
+def standard(
+    units: Sequence[int] = UNITS,
+    *,
+    feedback_units: int = FEEDBACK_UNITS,
+    sizing: Sizing = STANDARD,
+) -> Netlist:
     """The column that cards and packages hold: eight weights of four bits."""
     return column(
         "mac_column",
-        UNITS,
-        feedback_units=FEEDBACK_UNITS,
+        units,
+        feedback_units=feedback_units,
         switch=transmission_gate(),
-        amplifier=amplifier(),
-        bias=bias(),
+        amplifier=amplifier(sizing),
+        bias=bias(sizing),
     )

@@ -104,8 +104,9 @@ DRAWN = (
     Drawn(
         ("ChargeMac",),
         ("mac", "mismatch"),
-        lambda: (columns.standard(),),
+        lambda: (columns.reference(), columns.standard()),
         lambda card: (
+            drawn_twins.reference(columns.reference(), card["mac"]),
             drawn_twins.column(columns.standard(), columns.UNITS, card["mac"]),
         ),
         dict,
@@ -123,6 +124,24 @@ DRAWN = (
 )
 
 
+def _of(design) -> list[Drawn]:
+    """The drawn cells of the families in a design."""
+    families = {type(circuit).__name__ for _, circuit in circuits_of(design)}
+    return [drawn for drawn in DRAWN if families & set(drawn.families)]
+
+
+def check_card(design, card: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for a card that lacks tables of the cells of `design`."""
+    needed = {table: None for drawn in _of(design) for table in drawn.tables}
+    missing = [table for table in needed if table not in card]
+    if missing:
+        raise ValueError(
+            f"The card of {card.get('pdk')} must hold the cells {list(needed)}, which"
+            f" this design is drawn with, but {missing} are missing: run `physnn"
+            f" characterize --cell` for each of them."
+        )
+
+
 def files(
     design, card: Mapping[str, Any], taken: Mapping[str, bytes]
 ) -> dict[str, bytes]:
@@ -131,18 +150,9 @@ def files(
     `taken` are the files that are there already. Raises `ValueError` for a card without
     the table of a cell, and for a cell of the design that is called like one of these.
     """
-    families = {type(circuit).__name__ for _, circuit in circuits_of(design)}
+    check_card(design, card)
     found: dict[str, bytes] = {}
-    for drawn in DRAWN:
-        if not families & set(drawn.families):
-            continue
-        for table in drawn.tables:
-            if table not in card:
-                raise ValueError(
-                    f"The card of {card.get('pdk')} must hold cell `{table}`, which"
-                    f" {sorted(families & set(drawn.families))} are drawn with, but has"
-                    " not: physnn characterize."
-                )
+    for drawn in _of(design):
         try:
             twins = drawn.twins(card)
         except (KeyError, TypeError) as error:

@@ -70,6 +70,17 @@ def column(cell: Netlist, units: Sequence[int], table: Mapping[str, Any]) -> Net
     )
 
 
+def reference(cell: Netlist, table: Mapping[str, Any]) -> Netlist:
+    """A reference as the voltage that it holds, from the card."""
+    law = number(float(table["reference_V"]))
+    return Netlist(
+        cell.name,
+        cell.ports,
+        (Device("nbias", "voltage", ("nbias", "vss"), law=law),),
+        notes="Twin of a reference: its voltage.",
+    )
+
+
 def comparator(cell: Netlist) -> Netlist:
     """A comparator without offset, noise and delay."""
     choice = f"tanh({number(DECIDE_PER_V)} * v(inp, inn))"

@@ -6,6 +6,8 @@ One update of the WikiText-2 experiments: noise, mismatch on two chips, quantize
 gradient, clipping and AdamW; in turns with the transformer's.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -99,16 +101,20 @@ def test_white_noise(benchmark):
         "inverse error function": jax.jit(lambda key: jr.normal(key, shape)),
         "binomial (physnn)": jax.jit(lambda key: white(key, shape)),
     }
-    keyed = {name: lambda f=f: f(jr.key(0)) for name, f in functions.items()}
+    drawn = [(name, f, jr.key(0)) for name, f in functions.items()]
+    for name in ("philox4x32", "rbg", "unsafe_rbg"):
+        called = f"binomial (physnn), {name}"
+        drawn.append((called, functions["binomial (physnn)"], jr.key(0, impl=name)))
+    keyed = {name: partial(f, key) for name, f, key in drawn}
     medians = interleaved(keyed, rounds=21)
     report(benchmark, medians, floor="inverse error function")
     time_once(benchmark, keyed["binomial (physnn)"])
 
 
-def test_recurrence(benchmark):
-    from physnn.recurrence import _associative, linear_recurrence
+@pytest.mark.parametrize("shape", [(256, 16, 168), (4096, 2, 96)], ids=str)
+def test_recurrence(benchmark, shape):
+    from physnn.recurrence import KERNELS, computed_by, linear_recurrence
 
-    shape = (256, 16, 168)
     alpha = jr.uniform(jr.key(0), shape)
     beta = jr.normal(jr.key(1), shape)
     v0 = jnp.zeros(shape[1:])
@@ -120,18 +126,20 @@ def test_recurrence(benchmark):
 
         return jax.lax.scan(body, v0, (alpha, beta))[1]
 
-    kernels = {
-        "plain lax.scan": plain,
-        "physnn": linear_recurrence,
-        "associative": _associative,
-    }
+    def by(kernel):
+        def solve(*inputs):
+            with computed_by(kernel):
+                return linear_recurrence(*inputs)
+
+        return solve
 
     def gradient(kernel):
         loss = lambda *inputs: jnp.sum(jnp.square(kernel(*inputs)))
         compiled = jax.jit(jax.grad(loss, argnums=(0, 1)))
         return lambda: compiled(alpha, beta, v0)
 
-    functions = {name: gradient(kernel) for name, kernel in kernels.items()}
+    functions = {"plain lax.scan": gradient(plain)}
+    functions |= {kernel: gradient(by(kernel)) for kernel in KERNELS}
     medians = interleaved(functions, rounds=21)
     report(benchmark, medians, floor="plain lax.scan")
-    time_once(benchmark, functions["physnn"])
+    time_once(benchmark, functions["sequential"])
