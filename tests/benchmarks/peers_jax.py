@@ -5,6 +5,7 @@ python -m tests.benchmarks.peers_jax CASE CONTENDER
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import diffrax
 import equinox as eqx
@@ -96,8 +97,10 @@ def charge_mac():
     return gradient(noisy, mac, x)
 
 
-def tables(k: int):
-    layer = softened(lookup_layer(1024, 4096, k=k, key=jr.key(0)))
+def tables(k: int, *, soft: bool):
+    """`soft`: the table that others train; ours are read hard, as they are in chips."""
+    layer = lookup_layer(1024, 4096, k=k, key=jr.key(0))
+    layer = softened(layer) if soft else layer
     x = jr.uniform(jr.key(1), (BATCH, 1024), minval=-1.0, maxval=1.0)
     quiet = PROCESS.noiseless()
     return gradient(lambda f, x, key: f.apply(x, process=quiet, key=key), layer, x)
@@ -204,7 +207,9 @@ CONTENDERS = {
     ("mac", "JAX, noise by hand"): noisy_by_hand,
     ("mac", "physnn, ChargeMac"): charge_mac,
     **{
-        (f"lookup {k}", "physnn, LookupLayer"): lambda k=k: tables(k) for k in (2, 4, 6)
+        (f"lookup {k}", f"physnn, {how} tables"): partial(tables, k, soft=how == "soft")
+        for k in (2, 4, 6)
+        for how in ("soft", "hard")
     },
     ("kuramoto", "physnn, PhaseOscillators"): rings,
     ("kuramoto", "Diffrax, Euler, VirtualBrownianTree"): kuramoto_by_diffrax,
