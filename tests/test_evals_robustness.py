@@ -22,7 +22,7 @@ from evals.robustness.run import setting_of, shortened
 from evals.robustness.scoring import Chips, Seen
 from evals.robustness.store import Store
 from evals.robustness.studies import asked_of, points_of
-from evals.robustness.suite import Suite, Yield, suite_from
+from evals.robustness.suite import MonteCarlo, Suite, Yield, suite_from
 from evals.robustness.summary import summary
 from evals.robustness.worst_case import into_bound
 from evals.robustness.yields import Bar, clopper_pearson
@@ -323,6 +323,15 @@ def run(tmp_path_factory, plain_promotion):
         "noise": {"chips_per_batch": 1},
     }
     return train(from_table(table), folder / "run", progress=False)
+
+
+def test_what_is_held_does_not_grow_with_the_noise():
+    study = MonteCarlo(scales=(4.0,), chips=2, held=("line_ohm_per_m",))
+    default = Environment(line_ohm_per_m=2e6, crosstalk=0.001)
+    (point,) = points_of(Suite(monte_carlo=study), default, set())
+    assert point.environment == default.replace(crosstalk=0.004)
+    with pytest.raises(ValueError, match="`monte_carlo.held` must hold amounts"):
+        MonteCarlo(held=("lines",))
 
 
 def test_a_suite_runs_goes_on_and_writes_its_page(run: TrainedRun):

@@ -96,7 +96,8 @@ def _one_factor(suite, default, acting) -> Iterator[Point]:
 def _monte_carlo(suite, default) -> Iterator[Point]:
     study = suite.monte_carlo
     for scale in study.scales if study else ():
-        here = default.scaled(scale)
+        held = {name: getattr(default, name) for name in study.held}
+        here = default.scaled(scale).replace(**held)
         yield Point("monte_carlo", "all", scale, "of the default", here, study.chips)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,26 +34,28 @@ class OneFactor:
     def __post_init__(self):
         _counts(self, "chips")
         _positive("multiples", self.multiples)
+        _amounts("one_factor.amounts", self.amounts)
         for name, values in self.amounts.items():
-            if name not in AMOUNTS:
-                raise ValueError(
-                    f"Table `one_factor.amounts` must hold amounts of an environment,"
-                    f" {sorted(AMOUNTS)}, but `{name}` is none."
-                )
             for value in values:
                 Environment().replace(**{name: value})
 
 
 @dataclass(frozen=True)
 class MonteCarlo:
-    """All amounts at once, at multiples of the noise (`Environment.scaled`)."""
+    """All amounts at once, at multiples of the noise (`Environment.scaled`).
+
+    `held`: amounts that stay as they are in the environment, as the resistance of lines
+    does, which is drawn and no noise.
+    """
 
     scales: tuple[float, ...] = (1.0, 2.0, 4.0)
     chips: int = 32
+    held: tuple[str, ...] = ()
 
     def __post_init__(self):
         _counts(self, "chips")
         _positive("scales", self.scales)
+        _amounts("monte_carlo.held", self.held)
 
 
 @dataclass(frozen=True)
@@ -263,6 +266,15 @@ def _counts(config, *names: str) -> None:
             raise ValueError(
                 f"Argument `{name}` of a suite must be at least 1, but is"
                 f" {getattr(config, name)}."
+            )
+
+
+def _amounts(where: str, names: Iterable[str]) -> None:
+    for name in names:
+        if name not in AMOUNTS:
+            raise ValueError(
+                f"`{where}` must hold amounts of an environment, {sorted(AMOUNTS)}, but"
+                f" `{name}` is none."
             )
 
 
