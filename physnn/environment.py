@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from physnn.configs import find_config
@@ -126,10 +127,11 @@ class Environment(eqx.Module):
         signed = {"nmos", "pmos", "capacitor", "converter_bow_LSB"}
         shares = {"dead", "stuck_full", "stuck_random"}
         for name, value in vars(self).items():
-            if name == "corner" or value is None:
+            if name == "corner" or (name == "temperature_K" and value is None):
                 continue
-            if isinstance(value, bool | str):
+            if value is None or isinstance(value, bool | str | list | tuple):
                 raise ValueError(f"Argument `{name}` must be a number, but is {value}.")
+            value = value.item() if isinstance(value, np.generic) else value
             if not isinstance(value, int | float):
                 continue  # traced
             most = 1.0 if name in shares else math.inf
@@ -141,6 +143,12 @@ class Environment(eqx.Module):
                     f"Argument `{name}` must be a possible amount"
                     f" [{self.unit_of(name)}], but is {value}."
                 )
+        faulty = [getattr(self, name) for name in sorted(shares)]
+        if all(isinstance(x, int | float) for x in faulty) and sum(faulty) > 1:
+            raise ValueError(
+                "Arguments `dead`, `stuck_full` and `stuck_random` must be shares of"
+                f" the same devices, but add up to {sum(faulty):g}."
+            )
 
     @staticmethod
     def unit_of(name: str) -> str:
@@ -168,8 +176,12 @@ class Environment(eqx.Module):
         return dataclasses.replace(self, **amounts)
 
     def only(self, *names: str) -> "Environment":
-        """`ideal`, plus the amounts called `names` of this one: a one-factor study."""
-        return Environment.ideal().replace(**{n: getattr(self, n) for n in names})
+        """`ideal`, plus the amounts called `names` of this one: a one-factor study.
+
+        How fast a ripple is, and from where flicker counts, is none of their amounts.
+        """
+        kept = {*names, "ripple_Hz", "flicker_low_Hz"}
+        return Environment.ideal().replace(**{n: getattr(self, n) for n in kept})
 
     def scaled(self, factor: float | Float[Array, ""]) -> "Environment":
         """`factor` times the noise: amplitudes and fault rates grow by it, powers by

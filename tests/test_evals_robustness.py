@@ -62,7 +62,8 @@ def windows():
 
 def test_the_suites_here_load_and_ask_for_ten_thousand_chips():
     names = [path.stem for path in (config_folder() / "evals").glob("*.toml")]
-    assert sorted(names) == ["monte_carlo", "quick", "robustness", "signoff"]
+    known = ["monte_carlo", "noise_alone", "quick", "robustness", "signoff"]
+    assert sorted(names) == known
     suites = {name: load_suite(name) for name in names}
     whole = suites["robustness"]
     assert whole.worst_case is not None
@@ -78,6 +79,8 @@ def test_the_suites_here_load_and_ask_for_ten_thousand_chips():
     [
         ({"one_factor": {"amounts": {"flickr": [1.0]}}}, "`flickr` is none"),
         ({"one_factor": {"amounts": {"dead": [2.0]}}}, "`dead` must be a possible"),
+        ({"one_factor": {"amounts": {"dead": [0.0]}}}, "an amount that acts alone"),
+        ({"one_factor": {"amounts": {"dead": []}}}, "an amount that acts alone"),
         ({"one_factor": {"multiples": [0.0]}}, "must be positive and finite"),
         ({"monte_carlo": {"chips": 0}}, "`chips` of a suite must be at least 1"),
         ({"faults": {"kinds": ["broken"]}}, "must be of"),
@@ -109,6 +112,11 @@ def test_points_stand_on_the_amounts_of_the_environment():
         # Nothing else is on.
         others = {n for n in AMOUNTS if not point.environment.is_none(n)}
         assert others == {"dead", "ripple_Hz"}
+        assert point.environment.flicker_low_Hz == default.flicker_low_Hz
+    # Less time to decide is more of that noise.
+    taus = [p.x for p in points if p.series == "decision_taus"]
+    assert sorted(taus, reverse=True) == taus
+    assert default.decision_taus in taus
     assert not [p for p in points if p.series == "shot"]
     (whole,) = [p for p in points if p.study == "monte_carlo" and p.x == 1]
     assert whole.environment == default.scaled(1.0)
@@ -328,9 +336,11 @@ def run(tmp_path_factory, plain_promotion):
 def test_what_is_held_does_not_grow_with_the_noise():
     study = MonteCarlo(scales=(4.0,), chips=2, held=("line_ohm_per_m",))
     default = Environment(line_ohm_per_m=2e6, crosstalk=0.001)
-    (point,) = points_of(Suite(monte_carlo=study), default, set())
-    assert point.environment == default.replace(crosstalk=0.004)
-    with pytest.raises(ValueError, match="`monte_carlo.held` must hold amounts"):
+    point = points_of(Suite(monte_carlo=study), default, set())[-1]
+    assert point.environment.line_ohm_per_m == 2e6
+    assert point.environment.crosstalk == 0.004
+    assert point.environment.mismatch == 4
+    with pytest.raises(ValueError, match=r"`monte_carlo\.held` must hold amounts"):
         MonteCarlo(held=("lines",))
 
 

@@ -160,8 +160,10 @@ def test_scaled_grows_amplitudes_and_leaves_the_point():
 
 
 def test_only_keeps_the_named_amounts():
-    e = default_environment(PROCESS).only("dead", "ripple_V")
-    assert e == Environment.ideal().replace(dead=1e-5, ripple_V=0.01)
+    default = default_environment(PROCESS)
+    # How fast a ripple is comes along: it is no amount.
+    kept = {"dead": 1e-5, "ripple_V": 0.01, "ripple_Hz": default.ripple_Hz}
+    assert default.only("dead", "ripple_V") == Environment.ideal().replace(**kept)
 
 
 def test_traced_amounts_are_arrays_and_corners_numbers():
@@ -184,11 +186,19 @@ def test_traced_amounts_are_arrays_and_corners_numbers():
         {"age_s": math.inf},
         {"flicker_V2m2": math.nan},
         {"crosstalk": True},
+        {"ripple_V": None},
+        {"ripple_V": [0.1, 0.2]},
+        {"supply_noise_V": np.float32(-1)},
     ],
 )
 def test_an_impossible_amount_is_refused(wrong):
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be"):
         Environment(**wrong)
+
+
+def test_shares_of_the_same_devices_do_not_exceed_them():
+    with pytest.raises(ValueError, match=r"add up to 1\.4"):
+        Environment(dead=0.7, stuck_full=0.7)
 
 
 def test_an_environment_comes_from_a_table():

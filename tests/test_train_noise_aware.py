@@ -215,6 +215,33 @@ def test_training_in_an_environment_moves_the_weights_elsewhere():
     assert 0 < distance(plain[-1], moved[-1]) < distance(plain[0], plain[-1])
 
 
+@pytest.mark.parametrize(
+    ("noise", "amount", "complaint"),
+    [
+        (
+            NoiseAware(
+                environment=Environment(age_s=7e7), sampled=Sampled(age_s=(1e3, 1e4))
+            ),
+            "age_s",
+            "drawn or scheduled",
+        ),
+        (NoiseAware(environment=Environment(supply=0.9)), "supply", "operating point"),
+        (NoiseAware(environment=Environment.ideal()), "severity", "some noise"),
+    ],
+)
+def test_a_schedule_that_nothing_would_follow_is_refused(noise, amount, complaint):
+    experiment = dataclasses.replace(
+        PHYSICAL, noise=noise, schedules=(Schedule(amount=amount),)
+    )
+    with pytest.raises(ValueError, match=complaint):
+        surroundings_of(experiment, built(PHYSICAL), PROCESS)
+
+
+def test_a_drawn_corner_replaces_that_of_the_environment():
+    drawn = Sampled(corners=("ff",)).draw(Environment(corner="ss"), jr.key(0))
+    assert [float(x) for x in drawn.corner_point()] == [1.0, 1.0]
+
+
 def test_channels_are_clipped_at_their_sigmas_and_vectors_are_left_alone():
     bank = Bank(
         jnp.asarray([[10.0, 1.0], [1.0, -1.0], [1.0, 1.0], [1.0, 1.0]]),

@@ -179,6 +179,7 @@ class Experiment:
         physical_only = {
             "noise.clip_sigma": self.noise.clip_sigma < math.inf,
             "noise.card": self.noise.card,
+            "noise.energy_weight": self.noise.energy_weight > 0,
             "noise.environment": self.noise.environment is not None,
             "noise.sampled": self.noise.sampled is not None,
             "hardware": self.hardware is not None,

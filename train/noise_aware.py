@@ -48,6 +48,13 @@ class Sampled:
                 " names nothing: leave it out."
             )
 
+    @property
+    def drawn(self) -> frozenset[str]:
+        """The amounts of an environment that are drawn, whatever it has there."""
+        ends = ("temperature_K", "supply", "age_s")
+        found = {name for name in ends if getattr(self, name) is not None}
+        return frozenset(found | ({"nmos", "pmos"} if self.corners else set()))
+
     def named(self, environment: Environment) -> Environment:
         """`environment` with what is drawn away from none: to ask what acts at all."""
         away = {"nmos": 1.0, "pmos": 1.0} if any(map("tt".__ne__, self.corners)) else {}
@@ -63,7 +70,7 @@ class Sampled:
         if self.corners:
             points = jnp.asarray([CORNERS[name] for name in self.corners])
             drawn = jr.choice(stream(key, "corner"), points)
-            changes |= {"nmos": drawn[0], "pmos": drawn[1]}
+            changes |= {"corner": "tt", "nmos": drawn[0], "pmos": drawn[1]}
         for name in ("temperature_K", "supply", "age_s"):
             ends = getattr(self, name)
             if ends is None:

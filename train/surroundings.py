@@ -84,6 +84,17 @@ def surroundings_of(
                 f"Argument `amount` of a schedule must be one of {known}, but is"
                 f" {name!r}."
             )
+        if name in AMOUNTS and AMOUNTS[name].grows == "point" and name != "age_s":
+            raise ValueError(
+                f"Argument `amount` of a schedule must be noise or age, but {name!r} is"
+                " an operating point, which a multiple does not move in a sensible way:"
+                " sample it (`noise.sampled`)."
+            )
+        if noise.sampled and name in noise.sampled.drawn:
+            raise ValueError(
+                f"Amount {name!r} must be drawn or scheduled, but `noise.sampled` and"
+                " `schedules` both name it: leave it out of one."
+            )
     if not is_surrounded(experiment):
         return nominal(experiment)
     environment = noise.environment or Environment()
@@ -104,6 +115,12 @@ def surroundings_of(
                 f"Argument `noise.environment.{name}` must be more than none for a"
                 " schedule to change it, but is none."
             )
+    noisy = [name for name, amount in AMOUNTS.items() if amount.grows != "point"]
+    if "severity" in amounts and all(map(environment.is_none, noisy)):
+        raise ValueError(
+            "A schedule of `severity` must have some noise to multiply, but all of the"
+            " environment is none: leave it out."
+        )
     return Surroundings(environment, experiment)
 
 

@@ -92,7 +92,7 @@ def robustness(
         "commit": git_commit(),
         "step": run.step,
         "experiment": to_table(run.experiment),
-        "process": run.process.name,
+        "process": str(run.process),
         "environment": str(setting.environment),
     }
     store = Store(folder / STORE, fingerprint(facts, run.model))
@@ -217,9 +217,8 @@ def replace_config(model: Any, **changes) -> Any:
 def _worst(setting: Setting, chosen: WorstCase, design, store: Store):
     task = setting.run.experiment.task.build()
     n = chosen.windows
-    # Other text than that of the studies, on which what is found is scored again.
-    other = "validation" if setting.suite.split == "test" else "test"
-    near = Seen.of(task.windows(other, batch=n, limit=n))
+    # On the text of the studies, what is found is scored again.
+    near = Seen.of(task.windows(_other(setting), batch=n, limit=n))
     near = shortened(near, chosen.tokens)
     return worst_case(
         setting.run.model,
@@ -230,6 +229,11 @@ def _worst(setting: Setting, chosen: WorstCase, design, store: Store):
         key=setting.chips.key,
         get=store.get,
     )
+
+
+def _other(setting: Setting) -> str:
+    """A split that the studies do not read."""
+    return "validation" if setting.suite.split == "test" else "test"
 
 
 def shortened(seen: Seen, tokens: int) -> Seen:
@@ -263,7 +267,7 @@ def _yields(setting: Setting, chosen: Yield, design, store: Store):
     if not n:
         return found | {"why": "no windows were given to calibrate on"}
     task = run.experiment.task.build()
-    seen = Seen.of(task.windows("validation", batch=n, limit=n))
+    seen = Seen.of(task.windows(_other(setting), batch=n, limit=n))
     calibrate = Calibrated.of(run.model, seen)
     after = store.get("yield/after", measure(calibrate))
     return found | {

@@ -50,7 +50,9 @@ def asked_of(suite: Suite, default: Environment) -> Environment:
     """All amounts that the suite asks for anywhere, as one environment."""
     changes: dict[str, Any] = {}
     if suite.one_factor:
-        changes |= {n: max(v) for n, v in suite.one_factor.amounts.items()}
+        # Any of them that is more than none: it asks whether the amount acts at all.
+        for name, values in suite.one_factor.amounts.items():
+            changes[name] = next(x for x in values if x != AMOUNTS[name].none)
     if suite.faults:
         changes |= dict.fromkeys(suite.faults.kinds, min(suite.faults.shares))
     if suite.ageing:
@@ -69,8 +71,7 @@ def _is_none(environment: Environment, name: str) -> bool:
 def _around(others: Others, default: Environment) -> Environment:
     if others == "default":
         return default
-    # How fast a ripple is, is none of its amount.
-    return Environment.ideal().replace(ripple_Hz=default.ripple_Hz)
+    return default.only()
 
 
 def _one_factor(suite, default, acting) -> Iterator[Point]:
@@ -79,9 +80,14 @@ def _one_factor(suite, default, acting) -> Iterator[Point]:
         return
     values = {}
     for name, amount in AMOUNTS.items():
-        if amount.grows in ("amplitude", "power") and not default.is_none(name):
-            own = getattr(default, name)
+        if default.is_none(name):
+            continue
+        own = getattr(default, name)
+        if amount.grows in ("amplitude", "power"):
             values[name] = [own * each for each in study.multiples]
+        elif amount.grows == "taus":  # less time is more of it
+            alone = [default.only(name).scaled(each) for each in study.multiples]
+            values[name] = [getattr(each, name) for each in alone]
     values |= {name: list(each) for name, each in study.amounts.items()}
     around = _around(study.others, default)
     for name, amounts in values.items():

@@ -36,6 +36,11 @@ class OneFactor:
         _positive("multiples", self.multiples)
         _amounts("one_factor.amounts", self.amounts)
         for name, values in self.amounts.items():
+            if name == "ripple_Hz" or all(x == AMOUNTS[name].none for x in values):
+                raise ValueError(
+                    f"`one_factor.amounts.{name}` must hold an amount that acts alone,"
+                    f" but holds {list(values)}: leave it out."
+                )
             for value in values:
                 Environment().replace(**{name: value})
 
