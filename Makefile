@@ -38,7 +38,7 @@ simulators: ## install ngspice, Icarus Verilog, Yosys, Chromium (Debian as root)
 bench: $(STAMP) ## tests/benchmarks: speed, measured on this machine
 	@$(PYTHON) -m pytest tests/benchmarks -s -o addopts=--strict-markers --benchmark-only
 
-# The peers bring PyTorch, which we do without.
+# The peers bring PyTorch, which we do without; its CPU build, where pip knows one.
 PEERS := .cache/peers
 peers: $(STAMP) ## speed beside torchsde, torchlogix, aihwkit-lightning, in an environment of its own
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
