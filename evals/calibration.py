@@ -1,7 +1,7 @@
 """Calibration after fabrication: trims and readout of a chip, from few measurements."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -22,14 +22,16 @@ class CalibrationConfig:
     """How one chip is calibrated; zero passes or steps leave a part as it is.
 
     `passes`: how often the chip reads all measurements while its trims move;
-    `trim_rate`: step of a trim [its own unit]; `readout_steps`: of the readout, which
-    is fitted to one reading and costs no further measurement; `readout_rate`: its step;
+    `trim_rate`: step of a trim [its own unit]; `range_rate`: step of the log of a
+    converter's range; `readout_steps`: of the readout, which is fitted to one reading
+    and costs no further measurement; `readout_rate`: its step;
     `readout_spread`: how far gains and offsets [nats] are expected from 1 and 0, a
     normal prior, without which few measurements are learned by heart.
     """
 
     passes: int = 4
     trim_rate: float = 2e-3
+    range_rate: float = 2e-3
     readout_steps: int = 100
     readout_rate: float = 1e-2
     readout_spread: float = 0.1
@@ -41,7 +43,7 @@ class CalibrationConfig:
                     f"Argument `{name}` must not be negative, but is"
                     f" {getattr(self, name)}."
                 )
-        for name in ("trim_rate", "readout_rate", "readout_spread"):
+        for name in ("trim_rate", "range_rate", "readout_rate", "readout_spread"):
             if not getattr(self, name) > 0:
                 raise ValueError(
                     f"Argument `{name}` must be positive, but is {getattr(self, name)}."
@@ -90,56 +92,66 @@ def calibrate_chip(
     scored: Bool[Array, "batches batch targets"],
     *,
     process: Process,
+    nominal: Process,
     key: Key[Array, ""],
     config: CalibrationConfig = CalibrationConfig(),
 ) -> CalibratedChip:
     """Fit the trims and the readout of one chip to what it gives, with noise on.
 
-    What is fitted to is what the design gives for `tokens` without noise: a few hundred
-    tokens say far more about a chip that way than by what follows them in the text,
-    which a readout would learn by heart.
+    What is fitted to is what the design gives for `tokens` on the `nominal` process
+    without noise: a few hundred tokens say far more about a chip that way than by what
+    follows them in the text, which a readout would learn by heart.
 
-    1. Trims are the banks of one axis: offsets of amplifiers, gains and biases, one
-       device to a signal. They take Adam steps on the divergence from the design:
-       forward is the chip, backward the design at the same trims (physics-aware),
-       because nobody can differentiate a chip or see its errors.
+    1. Trims are the banks of one axis (offsets of amplifiers, gains and biases, one
+       device to a signal) and the ranges of the converters, where the model learned
+       them. They take Adam steps on the divergence from the design: forward is the
+       chip, backward the design at the same trims, nominal and without noise
+       (physics-aware), because nobody can differentiate a chip or see its errors.
     2. The readout, gain and offset of every symbol, is fitted to one more reading of
        the same tokens, offline.
 
-    `chip` is one of `fabricate` or `deploy`, `process` the one it is run on. Weights
-    are not written again. Reads `tokens` `passes + 1` times. Works under `jit`, and
-    under `vmap` over chips and keys: then a population is calibrated at once. Bits
-    that are not in `scored` do not count. A digital model has nothing to fit but the
-    readout.
+    `chip` is one of `fabricate` or `deploy`, `process` the one it is run on (of
+    `deploy`: at the operating point of that die), `nominal` the one it was designed
+    on. Weights are not written again. Reads `tokens` `passes + 1` times. Works under
+    `jit`, and under `vmap` over chips and keys: then a population is calibrated at
+    once. Bits that are not in `scored` do not count. A digital model has nothing to
+    fit but the readout.
 
     Raises `ValueError` for a chip that is not of `design`.
     """
-    names = trim_banks(design)
-    if [b.value.shape for b in names] != [b.value.shape for b in trim_banks(chip)]:
+    trims = trims_of(chip)
+    if _shapes(trims) != _shapes(trims_of(design)):
         raise ValueError(
             "Argument `chip` must be a chip of `design`, but has other trims than that:"
             " give the design it was fabricated from."
         )
     weights = scored.astype(jnp.float32)
 
-    def logits_of(model, trims, batch, key):
-        return _trimmed(model, trims).logits(batch[:, :-1], process=process, key=key)
+    meant_on = nominal.noiseless()
 
     def measured(trims, rest):
         batch, key = rest
-        return logits_of(chip, trims, batch, key)
+        held = _trimmed(chip, trims)
+        return held.logits(batch[:, :-1], process=process, key=key)
 
     def modeled(trims, rest):
         batch, key = rest
-        return logits_of(design, trims, batch, key)
+        held = _trimmed(design, trims)
+        return held.logits(batch[:, :-1], process=meant_on, key=key)
 
     through = physics_aware(measured, modeled)
     whole = tokens.astype(jnp.int32)
-    trims = [bank.value for bank in trim_banks(chip)]
-    optimizer = optax.adam(config.trim_rate)
+    # A range is a log, a trim has the unit of its bank: each kind has a rate.
+    optimizer = optax.partition(
+        {
+            "banks": optax.adam(config.trim_rate),
+            "ranges": optax.adam(config.range_rate),
+        },
+        Trims("banks", "ranges"),  # pyright: ignore[reportArgumentType]
+    )
 
     def should(batch):
-        return design.logits(batch[:, :-1], process=process.noiseless(), key=key)
+        return design.logits(batch[:, :-1], process=meant_on, key=key)
 
     meant = jax.lax.map(should, whole)
 
@@ -156,7 +168,7 @@ def calibrate_chip(
         return (optax.apply_updates(trims, changes), state), None
 
     n = len(tokens)
-    if config.passes and trims:
+    if config.passes and jax.tree.leaves(trims):
         keys = jr.split(stream(key, "trims"), config.passes * n)
         order = jnp.tile(jnp.arange(n), config.passes)
         carry = (trims, optimizer.init(trims))
@@ -170,9 +182,30 @@ def calibrate_chip(
     return CalibratedChip(chip, *readout)
 
 
-def trim_banks(model: Any) -> list[Bank]:
-    """What of a model can be trimmed: its banks of one axis, in order."""
-    return [bank for bank in _banks(model) if bank.value.ndim == 1]
+class Trims(NamedTuple):
+    """What of a chip can be trimmed, in order.
+
+    `banks`: values of its banks of one axis [unit of the bank]; `ranges`: logs of the
+    ranges of its converters [full scale].
+    """
+
+    banks: list[Float[Array, " devices"]]
+    ranges: list[Float[Array, ""]]
+
+
+def trims_of(model: Any) -> Trims:
+    """The trims of a model, as they are set: nothing for a digital one."""
+    banks = [bank.value for bank in _banks(model) if bank.value.ndim == 1]
+    return Trims(banks, [getattr(model, name) for name in _ranges(model)])
+
+
+def _ranges(model: Any) -> list[str]:
+    names = ("input_range", "output_range")
+    return [name for name in names if getattr(model, name, None) is not None]
+
+
+def _shapes(trims: Trims) -> list[list[tuple[int, ...]]]:
+    return [[value.shape for value in kind] for kind in trims]
 
 
 def _banks(model: Any) -> list[Bank]:
@@ -180,10 +213,14 @@ def _banks(model: Any) -> list[Bank]:
     return [leaf for leaf in leaves if isinstance(leaf, Bank)]
 
 
-def _trimmed(model: Any, trims: Any) -> Any:
+def _trimmed(model: Any, trims: Trims) -> Any:
     places = [i for i, bank in enumerate(_banks(model)) if bank.value.ndim == 1]
-    values = lambda m: [_banks(m)[i].value for i in places]
-    return eqx.tree_at(values, model, trims) if trims else model
+    names = _ranges(model)
+    values = lambda m: (
+        [_banks(m)[i].value for i in places] + [getattr(m, name) for name in names]
+    )
+    flat = [*trims.banks, *trims.ranges]
+    return eqx.tree_at(values, model, flat) if flat else model
 
 
 def _fitted(logits, meant, weights, *, config: CalibrationConfig) -> Any:

@@ -79,8 +79,11 @@ def has_readout(model: Any) -> bool:
 def with_readout(
     design: Any, chip: Any, seen: Seen, *, process: Process, key: Key[Array, ""]
 ) -> Any:
-    """The chip with a readout fitted to it by `calibrate_chip`, its trims fixed."""
-    fitting = Calibrated.of(design, seen)
+    """The chip with a readout fitted to it by `calibrate_chip`, its trims fixed.
+
+    `process`: of the chip and of the design, which are compared at one point.
+    """
+    fitting = Calibrated.of(design, process, seen)
     fitting = dataclasses.replace(fitting, config=CalibrationConfig(passes=0))
     found = eqx.filter_jit(fitting)(chip, process, key)
     old = chip.correction

@@ -268,7 +268,7 @@ def _yields(setting: Setting, chosen: Yield, design, store: Store):
         return found | {"why": "no windows were given to calibrate on"}
     task = run.experiment.task.build()
     seen = Seen.of(task.windows(_other(setting), batch=n, limit=n))
-    calibrate = Calibrated.of(run.model, seen)
+    calibrate = Calibrated.of(run.model, run.process, seen)
     after = store.get("yield/after", measure(calibrate))
     return found | {
         "after": yield_of(bar, after, confidence=chosen.confidence),

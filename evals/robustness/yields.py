@@ -94,17 +94,19 @@ class Calibrated(eqx.Module):
     """Calibrates each chip by itself: what `Chips.score` does to it before scoring."""
 
     design: Any
+    nominal: Process  # that the design was made on
     tokens: Int[Array, "batches batch time_and_one"]
     scored: Bool[Array, "batches batch targets"]
     config: CalibrationConfig = eqx.field(static=True)
 
     @classmethod
-    def of(cls, design: Any, seen: Seen) -> "Calibrated":
-        """For chips of `design`, on the windows `seen`."""
+    def of(cls, design: Any, nominal: Process, seen: Seen) -> "Calibrated":
+        """For chips of `design` on the process `nominal`, on the windows `seen`."""
         n = len(seen.tokens) // TOGETHER * TOGETHER or len(seen.tokens)
         each = min(TOGETHER, n)
         share = lambda x: jnp.reshape(x[:n], (n // each, each, *x.shape[1:]))
-        return cls(design, share(seen.tokens), share(seen.scored), CalibrationConfig())
+        windows = share(seen.tokens), share(seen.scored)
+        return cls(design, nominal, *windows, CalibrationConfig())
 
     @property
     def n_windows(self) -> int:
@@ -117,6 +119,7 @@ class Calibrated(eqx.Module):
             self.tokens,
             self.scored,
             process=process,
+            nominal=self.nominal,
             key=key,
             config=self.config,
         )
