@@ -160,7 +160,7 @@ def calibrate_chip(
         far = distilled_bits(logits, meant[index], temperature=1.0)
         return _mean(far, weights[index])
 
-    def move(carry, inputs):
+    def move(carry: Any, inputs: Any) -> Any:
         trims, state = carry
         index, noise_key = inputs
         slope = jax.grad(loss)(trims, index, noise_key)
