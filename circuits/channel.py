@@ -16,7 +16,7 @@ from physnn.export import cells
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
 from physnn.lines import TailLines
 from physnn.materialized import materialized
-from physnn.noise import is_zero, noisy, shot_variance
+from physnn.noise import coupled, is_zero, noisy, shot_variance
 from physnn.process import Process
 
 # Root mean square of the inputs and of the weights at the start, as `AutomaticGain`
@@ -138,6 +138,7 @@ class ChannelLayer(AbstractMemorylessCircuit):
         x = materialized(x)
         y = channel_sum(x, w) + x @ (self.leak * jnp.sign(w))
         y = process.rate * y / self.units + self.offset.realized()
+        y = coupled(y, process=process)
         if not (is_zero(process.thermal_noise) and is_zero(process.shot_noise)):
             y = noisy(y, self.noise_variance(process), key)
         return jnp.clip(y, -1.0, 1.0)

@@ -22,7 +22,13 @@ from physnn.export import cells
 from physnn.export.compose import array
 from physnn.export.netlist import Device, Netlist, Parameter
 from physnn.keys import stream
-from physnn.noise import bowed, decided_sign, metastable_window, thermal_noise
+from physnn.noise import (
+    bowed,
+    coupled,
+    decided_sign,
+    metastable_window,
+    thermal_noise,
+)
 from physnn.process import Process
 from physnn.straight_through import quantize
 
@@ -314,7 +320,7 @@ class Dac(AbstractMemorylessCircuit):
             units = 2.0 ** (self.bits - 2 - k)
             bit = (left >= units).astype(y.dtype)
             left, y = left - units * bit, y + bit * weight
-        y = straight_through(x, jnp.sign(word) * y)
+        y = coupled(straight_through(x, jnp.sign(word) * y), process=process)
         variance = process.thermal_variance(self.total_F)
         return thermal_noise(y, variance, process=process, key=key)
 

@@ -19,7 +19,7 @@ from physnn.equilibrium import FixedPointConfig, fixed_point, residual, solve
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
 from physnn.materialized import materialized
-from physnn.noise import rms, thermal_noise, white
+from physnn.noise import coupled, is_zero, rms, thermal_noise, white
 from physnn.process import Process
 
 # Drawn area of one unit of a conductance, and of the pair of a buffer.
@@ -222,6 +222,7 @@ class SettlingNetwork(AbstractDynamicCircuit):
 
     def drift(self, v, x, *, process):
         nodes = self.nodes(process)
+        x = coupled(x, process=process)
         pull = nodes.d * x + _buffers(v, nodes) @ nodes.g - nodes.load * v
         return nodes.rate * pull / self.period_s
 
@@ -277,14 +278,14 @@ class SettlingNetwork(AbstractDynamicCircuit):
 
     def _noise(self, shape, nodes: Nodes, *, process, key):
         """What each of the steps adds, `(*shape, n)`; None at zero noise."""
-        noise = process.thermal_noise
-        if isinstance(noise, int | float) and noise == 0:
+        if is_zero(process.thermal_noise):
             return None
         decay = jax.lax.stop_gradient(nodes.rate * nodes.load) / self.n_steps
         spread = rms(process.thermal_variance(self.state_F) * -jnp.expm1(-2 * decay))
         return spread * white(stream(key, "steps"), (*shape, self.n_out))
 
     def step(self, state, x, *, process, key):
+        x = coupled(x, process=process)
         if self.mode == "equilibrium":
             v = self.equilibrium(x, process=process, key=key)
             return v, v
@@ -295,6 +296,7 @@ class SettlingNetwork(AbstractDynamicCircuit):
         return v, v
 
     def scan(self, state, xs, *, process, key):
+        xs = coupled(xs, process=process)
         if self.mode == "equilibrium":
             vs = self.equilibrium(xs, process=process, key=key)
             return vs[-1], vs

@@ -16,7 +16,7 @@ from physnn.export import cells
 from physnn.export.compose import array
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
 from physnn.keys import stream
-from physnn.noise import thermal_noise
+from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
 
 # Drawn area of a comparator's pair, and the load that sets its charge and noise.
@@ -108,6 +108,7 @@ class EventGate(AbstractMemorylessCircuit):
         return jnp.maximum(lifted, 0.0) if self.sides == "two" else lifted
 
     def apply(self, x, *, process, key):
+        x = coupled(x, process=process)
         threshold = self.thresholds(x)
         variance = process.thermal_variance(COMPARATOR_F)
         x = thermal_noise(x, variance, process=process, key=key)

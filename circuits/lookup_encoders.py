@@ -12,7 +12,7 @@ from physnn.energy.events import Event, adc_event
 from physnn.export import cells
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
 from physnn.materialized import materialized
-from physnn.noise import thermal_noise
+from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
 
 # Drawn area of a comparator's input pair: 1.4 mV of offset at 28 nm.
@@ -65,6 +65,7 @@ class Thermometer(AbstractMemorylessCircuit):
         return self.n_out // self.n_in
 
     def apply(self, x, *, process, key):
+        x = coupled(x, process=process)
         over = x[..., None] - self.threshold.realized()
         # The draw has one row of comparators: (…, n_in·levels).
         over = over.reshape(*x.shape[:-1], self.n_out)
@@ -199,7 +200,7 @@ class BinaryEncoder(AbstractMemorylessCircuit):
     soft: bool = eqx.field(static=True)
 
     def apply(self, x, *, process, key):
-        x = x + self.offset.realized()
+        x = coupled(x + self.offset.realized(), process=process)
         variance = process.thermal_variance(self.sample_F)
         x = thermal_noise(x, variance, process=process, key=key)
         # A hair inside, so that `high` itself is the highest code.

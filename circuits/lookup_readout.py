@@ -8,7 +8,7 @@ from physnn.circuit import AbstractMemorylessCircuit
 from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.netlist import Instance, Netlist
-from physnn.noise import thermal_noise
+from physnn.noise import coupled, thermal_noise
 
 # One full scale of a model's head is this many nats.
 FULL_SCALE_NATS = 16.0
@@ -56,7 +56,7 @@ class GroupSum(AbstractMemorylessCircuit):
 
     def apply(self, x, *, process, key):
         groups = x.reshape(*x.shape[:-1], self.n_out, self.group)
-        y = self.gain * jnp.mean(groups, axis=-1)
+        y = coupled(self.gain * jnp.mean(groups, axis=-1), process=process)
         unit = process.thermal_variance(process.capacitor_min_F)
         variance = unit * (self.gain + 1) * self.gain / self.group
         return jnp.clip(thermal_noise(y, variance, process=process, key=key), -1.0, 1.0)

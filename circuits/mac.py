@@ -16,7 +16,7 @@ from physnn.export import cells
 from physnn.export.netlist import Netlist
 from physnn.lines import ChargeLines
 from physnn.materialized import materialized
-from physnn.noise import thermal_noise
+from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
 
 # Drawn area of an amplifier's input pair: sets its offset. 4 µm² keeps a 28 nm pair
@@ -128,7 +128,7 @@ class ChargeMac(AbstractMemorylessCircuit):
 
     def apply(self, x, *, process, key):
         y = materialized(materialized(x) @ self.weight.realized())
-        y = y + self.offset.realized()
+        y = coupled(y + self.offset.realized(), process=process)
         y = thermal_noise(y, self.noise_variance(process), process=process, key=key)
         return jnp.clip(y, -1.0, 1.0)
 

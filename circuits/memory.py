@@ -16,7 +16,7 @@ from physnn.energy.events import Event
 from physnn.export.logic import HashedRoms
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
-from physnn.noise import thermal_noise
+from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
 from physnn.straight_through import quantize
 
@@ -221,7 +221,7 @@ class HashedMemory(AbstractCircuit[Int[Array, "past *batch"]]):
         held = jnp.concatenate([state, bytes_of(lines)])
         codes = self.read(self.indices(held))
         a = thermal_noise(
-            codes * self.scale.realized(),
+            coupled(codes * self.scale.realized(), process=process),
             process.thermal_variance(NODE_F),
             process=process,
             key=stream(key, "dacs"),

@@ -23,6 +23,8 @@ from circuits.oscillator_parts import (
     ring_events,
     sincos,
     sources,
+    substrate_rate,
+    with_all,
     wrapped,
 )
 from circuits.parts import NODE_F, not_negative, one_of, positive
@@ -31,7 +33,7 @@ from physnn.dynamics import AbstractDynamicCircuit
 from physnn.energy.events import Event
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
-from physnn.noise import is_zero, rms, thermal_noise, white
+from physnn.noise import coupled, is_zero, rms, thermal_noise, white
 from physnn.process import Process
 
 # (phases, inputs) ↦ dθ/dt [rad/token]
@@ -77,6 +79,7 @@ class PhaseOscillators(AbstractDynamicCircuit):
     couplings: tuple[Bank, ...]
     pool: Bank | None
     pool_drive: Bank | None
+    substrate_rate: Float[Array, ""] | float | None  # of a chip at an operating point
     n_in: int = eqx.field(static=True)
     n_out: int = eqx.field(static=True)
     n: int = eqx.field(static=True)
@@ -154,6 +157,7 @@ class PhaseOscillators(AbstractDynamicCircuit):
         self.n_steps, self.drive_rate = n_steps, drive_rate
         self.second_harmonic, self.period_s = second_harmonic, period_s
         self.cycles, self.ring_F = cycles, ring_F
+        self.substrate_rate = None
         self.ring = ring_bank(n + n_pool, cycles=cycles, ring_F=ring_F)
 
         def couplers(name, shape):
@@ -192,14 +196,13 @@ class PhaseOscillators(AbstractDynamicCircuit):
         couplers = lambda cell: (cell.couplings, cell.pool, cell.pool_drive)
         move = lambda bank: moved(bank, process.rate)
         is_bank = lambda node: isinstance(node, Bank)
-        cell = eqx.tree_at(
-            couplers,
-            self,
-            jax.tree.map(move, couplers(self), is_leaf=is_bank),
-            is_leaf=lambda node: node is None,
+        new = (
+            *jax.tree.map(move, couplers(self), is_leaf=is_bank),
+            moved(self.ring, process.ring_rate),
+            substrate_rate(process, cycles=self.cycles),
         )
-        ring = moved(self.ring, process.ring_rate)
-        return eqx.tree_at(lambda cell: cell.ring, cell, ring)
+        places = lambda cell: (*couplers(cell), cell.ring, cell.substrate_rate)
+        return eqx.tree_at(places, self, new, is_leaf=lambda node: node is None)
 
     def detuning(self) -> Float[Array, "*moving rings"]:
         """ω: how far each ring runs ahead of the reference [rad/token]."""
@@ -211,7 +214,7 @@ class PhaseOscillators(AbstractDynamicCircuit):
         if self.couplings:
             main = puller(self.couplings[index].realized(), self.wired())
         if self.pool_drive is None:
-            return main
+            return with_all(main, self.substrate_rate)
         drive = self.pool_drive.realized()
         wired = sources("dense", self.n_pool, 0, 0)
         empty = jnp.zeros((0, self.n_pool))
@@ -221,7 +224,7 @@ class PhaseOscillators(AbstractDynamicCircuit):
             others, pool = v[..., : self.n], v[..., self.n :]
             return jnp.concatenate([main(others) + pool @ drive, within(pool)], axis=-1)
 
-        return pull
+        return with_all(pull, self.substrate_rate)
 
     def rates(self) -> tuple[Rate, ...]:
         """dθ/dt [rad/token] of phases and inputs, one function for each segment."""
@@ -233,8 +236,8 @@ class PhaseOscillators(AbstractDynamicCircuit):
 
         `omega` is that of all rings, or of every sequence.
         """
-        shape = self.shape
-        if self.coupling == "none" and not self.n_pool:
+        shape, alone = self.shape, self.substrate_rate is None
+        if alone and self.coupling == "none" and not self.n_pool:
             shape = ()
 
         def rate(theta, x):
@@ -316,14 +319,15 @@ class PhaseOscillators(AbstractDynamicCircuit):
         return jnp.broadcast_to(spread, v.shape).astype(v.dtype)
 
     def read(self, v, x, *, process):
-        del x, process
+        del x
         s, c = sincos(v)
         n = self.n_read
         if self.reference == "ring":
             last = slice(self.n - 1, self.n)
             turn_s, turn_c = s[..., last], c[..., last]
             s, c = s * turn_c - c * turn_s, c * turn_c + s * turn_s
-        return jnp.concatenate([s[..., :n], c[..., :n]], axis=-1)
+        y = jnp.concatenate([s[..., :n], c[..., :n]], axis=-1)
+        return coupled(y, process=process)
 
     def _read_noisy(self, v, x, *, process, key):
         y = self.read(v, x, process=process)

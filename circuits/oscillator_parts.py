@@ -15,6 +15,7 @@ from physnn.bank import Bank
 from physnn.energy.events import Event
 from physnn.lines import TailLines
 from physnn.materialized import materialized
+from physnn.noise import is_zero
 from physnn.process import Process
 from physnn.units import thermal_energy_J
 
@@ -182,6 +183,23 @@ def puller(value: Float[Array, "sources n"], wired: np.ndarray):
         return total
 
     return pull
+
+
+def substrate_rate(process: Process, *, cycles: float):
+    """What the mean of all rings pulls each by, through the substrate [rad/token].
+
+    Adler's law K = (ω/2Q)·s of a ring that picks up s = `substrate` when all the others
+    swing together. None at zero.
+    """
+    none = is_zero(process.substrate)
+    return None if none else process.substrate * math.pi * cycles / RING_Q
+
+
+def with_all(pull, rate):
+    """v ↦ `pull(v)` and `rate` times the mean of v on top; `pull` where it is None."""
+    if rate is None:
+        return pull
+    return lambda v: pull(v) + rate * jnp.mean(v, axis=-1, keepdims=True)
 
 
 @jax.custom_jvp

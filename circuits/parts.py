@@ -15,7 +15,7 @@ from physnn.export import cells
 from physnn.export.compose import array
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
 from physnn.materialized import materialized
-from physnn.noise import thermal_noise
+from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
 
 # Load of a node inside a block: a short wire, a gate, a sampling capacitor.
@@ -218,7 +218,7 @@ class DelayLine(AbstractCircuit[Float[Array, "past *batch n"]]):
     def scan(self, state, xs, *, process, key):
         taps = self.tap.realized()
         held = jnp.concatenate([state, xs])
-        y = tapped(taps, materialized(held))
+        y = coupled(tapped(taps, materialized(held)), process=process)
         variance = process.thermal_variance(NODE_F) * (1 + jnp.sum(jnp.abs(taps), 0))
         y = thermal_noise(y, variance, process=process, key=key)
         return held[len(xs) :], jnp.clip(y, -1.0, 1.0)

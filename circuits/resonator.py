@@ -16,7 +16,7 @@ from physnn.export import cells
 from physnn.export.compose import bus, halves
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
 from physnn.keys import stream
-from physnn.noise import thermal_noise
+from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
 
 # Drawn area of the pair that sets a bias: 2 mV·µm leave 0.5 mV, 1.5 % of a rate.
@@ -155,6 +155,7 @@ class Resonator(AbstractDynamicCircuit):
 
     def _drive(self, x, *, process, key):
         """(a, ω, what a token adds to p, and to q)."""
+        x = coupled(x, process=process)
         a, turn, re, im = self._kernel(process)
         noise = {"variance": self.variance(process), "process": process}
         p = thermal_noise(re * x, **noise, key=stream(key, "p"))
@@ -182,6 +183,7 @@ class Resonator(AbstractDynamicCircuit):
         return vs[-1], self.read(vs, xs, process=process)
 
     def drift(self, v, x, *, process):
+        x = coupled(x, process=process)
         damping, turn, gain = self.rates(process)
         a = damping + self.leak(process)
         p, q = jnp.split(v, 2, axis=-1)

@@ -11,7 +11,7 @@ from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.compose import array
 from physnn.export.netlist import Device, Netlist
-from physnn.noise import thermal_noise
+from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
 
 # A bench closes the switch in this part of a slot, and looks at this one.
@@ -55,7 +55,7 @@ class SampleHold(AbstractMemorylessCircuit):
 
     def apply(self, x, *, process, key):
         variance = process.thermal_variance(self.hold_F)
-        y = x * self.droop(process)
+        y = coupled(x * self.droop(process), process=process)
         return thermal_noise(y, variance, process=process, key=key)
 
     def events(self, process, *, period_s):

@@ -11,7 +11,7 @@ from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.compose import array
 from physnn.export.netlist import Device, Netlist, Parameter
-from physnn.noise import rms, thermal_noise
+from physnn.noise import coupled, rms, thermal_noise
 from physnn.process import Process
 from physnn.recurrence import linear_recurrence
 
@@ -90,6 +90,7 @@ class GatedRC(AbstractDynamicCircuit):
     def coefficients(self, x, *, process: Process):
         """(α, target) of v ← α·v + (1 − α)·target for inputs `(u, s)`."""
         u, s = jnp.split(x, 2, axis=-1)
+        u = coupled(u, process=process)
         rate = self.rate(s, process=process)
         total = rate + self.leak(process)
         return jnp.exp(-total), u * (rate / total)
@@ -103,6 +104,7 @@ class GatedRC(AbstractDynamicCircuit):
 
     def drift(self, v, x, *, process):
         u, s = jnp.split(x, 2, axis=-1)
+        u = coupled(u, process=process)
         rate = self.rate(s, process=process)
         return (rate * (u - v) - self.leak(process) * v) / self.period_s
 

@@ -19,6 +19,8 @@ from circuits.oscillator_parts import (
     ring_bank,
     ring_events,
     sources,
+    substrate_rate,
+    with_all,
 )
 from circuits.parts import NODE_F, positive
 from physnn.bank import Bank
@@ -26,7 +28,7 @@ from physnn.dynamics import AbstractDynamicCircuit
 from physnn.energy.events import Event
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
-from physnn.noise import is_zero, rms, thermal_noise, white
+from physnn.noise import coupled, is_zero, rms, thermal_noise, white
 from physnn.process import Process
 
 
@@ -59,6 +61,7 @@ class StuartLandau(AbstractDynamicCircuit):
 
     ring: Bank
     coupling: Bank | None
+    substrate_rate: Float[Array, ""] | float | None  # of a chip at an operating point
     n_in: int = eqx.field(static=True)
     n_out: int = eqx.field(static=True)
     n: int = eqx.field(static=True)
@@ -108,7 +111,7 @@ class StuartLandau(AbstractDynamicCircuit):
         self.drive_rate, self.period_s = drive_rate, period_s
         self.cycles, self.ring_F = cycles, ring_F
         shape = self.wired().shape
-        self.coupling = None
+        self.coupling = self.substrate_rate = None
         if shape[0]:
             spread = coupling_rate / math.sqrt(shape[0])
             value = spread * jr.normal(stream(key, "coupling"), shape)
@@ -126,9 +129,13 @@ class StuartLandau(AbstractDynamicCircuit):
 
     def at(self, process: Process) -> "StuartLandau":
         """The same at an operating point: rings and couplers run at its rates."""
-        banks = lambda cell: (cell.ring, cell.coupling)
-        new = (moved(self.ring, process.ring_rate), moved(self.coupling, process.rate))
-        return eqx.tree_at(banks, self, new, is_leaf=lambda node: node is None)
+        places = lambda cell: (cell.ring, cell.coupling, cell.substrate_rate)
+        new = (
+            moved(self.ring, process.ring_rate),
+            moved(self.coupling, process.rate),
+            substrate_rate(process, cycles=self.cycles),
+        )
+        return eqx.tree_at(places, self, new, is_leaf=lambda node: node is None)
 
     def detuning(self) -> Float[Array, "*moving n"]:
         """ω: how far each oscillator runs ahead of the reference [rad/token]."""
@@ -140,9 +147,10 @@ class StuartLandau(AbstractDynamicCircuit):
         return self._pull()(jnp.concatenate([eye, 0 * eye], axis=-1))[:, : self.n]
 
     def _pull(self):
-        if self.coupling is None:
-            return jnp.zeros_like
-        one = puller(self.coupling.realized(), self.wired())
+        one = jnp.zeros_like
+        if self.coupling is not None:
+            one = puller(self.coupling.realized(), self.wired())
+        one = with_all(one, self.substrate_rate)
 
         def pull(v):
             x, y = jnp.split(v, 2, axis=-1)
@@ -213,9 +221,10 @@ class StuartLandau(AbstractDynamicCircuit):
         return jnp.broadcast_to(spread, v.shape).astype(v.dtype)
 
     def read(self, v, x, *, process):
-        del x, process
+        del x
         re, im = jnp.split(v, 2, axis=-1)
         y = jnp.concatenate([im, re], axis=-1) / self.AMPLITUDE_RANGE
+        y = coupled(y, process=process)
         return jnp.clip(y, -1.0, 1.0)
 
     def _read_noisy(self, v, x, *, process, key):

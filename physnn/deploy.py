@@ -149,6 +149,8 @@ POINTS = {
     "die_to_die": {*_RATES, "node_leakage_S", "capacitance"},
     "converter_bow_LSB": {"converter_bow_LSB"},
     "decision_taus": {"decision_taus"},
+    "substrate": {"substrate"},
+    "droop_V": {"droop_V"},
 }
 
 

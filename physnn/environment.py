@@ -59,6 +59,8 @@ AMOUNTS = {
     "stuck_random": Amount("of devices", 0.0, "amplitude", "stuck at a random code"),
     "line_ohm_per_m": Amount("ohm/m", 0.0, "amplitude", "of lines of an array"),
     "crosstalk": Amount("of a neighbor", 0.0, "amplitude", "between columns"),
+    "substrate": Amount("of full scale", 0.0, "amplitude", "from all nodes together"),
+    "droop_V": Amount("V", 0.0, "amplitude", "of the supply, by a circuit's signals"),
     "flicker_V2m2": Amount("V²·m²", 0.0, "power", "1/f: S_v·area at 1 Hz"),
     "ripple_V": Amount("V peak", 0.0, "amplitude", "a tone on the supply"),
     "ripple_Hz": Amount("Hz", 0.0, "point", "of that tone"),
@@ -108,6 +110,8 @@ class Environment(eqx.Module):
     stuck_random: Number = 0.0  # share that is stuck at a random code
     line_ohm_per_m: Number = 0.0  # of the wires that an array of devices shares
     crosstalk: Number = 0.0  # of each neighboring column
+    substrate: Number = 0.0  # of a node, when all of its circuit are at full scale
+    droop_V: Number = 0.0  # of the supply of a circuit, when all are
 
     flicker_V2m2: Number = 0.0  # S_v·area of a transistor at 1 Hz
     flicker_low_Hz: float = eqx.field(static=True, default=1.0)  # below: calibrated

@@ -10,7 +10,7 @@ from physnn.energy.events import Event
 from physnn.export.compose import compose, signals
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
-from physnn.noise import thermal_noise
+from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
 
 
@@ -180,7 +180,7 @@ class Residual(AbstractCircuit):
             state, x, process=process, key=stream(key, "inner")
         )
         y = thermal_noise(
-            x[..., : self.n_out] + y,
+            coupled(x[..., : self.n_out] + y, process=process),
             process.thermal_variance(self.hold_F),
             process=process,
             key=stream(key, "skip"),

@@ -65,6 +65,7 @@ class Process(eqx.Module):
     - `ring_rate`: the same of the frequency of rings.
     - `capacitance`: capacitors over drawn ones.
     - `converter_bow_LSB`, `decision_taus`: of every ADC and clocked comparator.
+    - `substrate`, `droop_V`: between the nodes of a circuit (`physnn.noise.coupled`).
     """
 
     name: str
@@ -91,6 +92,8 @@ class Process(eqx.Module):
     capacitance: Number = 1.0
     converter_bow_LSB: Number = 0.0
     decision_taus: Number = math.inf
+    substrate: Number = 0.0
+    droop_V: Number = 0.0
 
     def __check_init__(self):
         may_be_zero = {
@@ -219,6 +222,8 @@ class Process(eqx.Module):
             capacitance=self.capacitance * (1 + a["capacitor_corner"] * c),
             converter_bow_LSB=environment.converter_bow_LSB,
             decision_taus=environment.decision_taus,
+            substrate=environment.substrate,
+            droop_V=environment.droop_V,
         )
 
     def traced(self) -> "Process":
@@ -257,7 +262,10 @@ AGEING = {"threshold_V", "current", "ring_frequency", "capacitor", "exponent", "
 
 # Numbers of a card that `Process.at` moves, and those that are nominal in every card.
 AT = ("supply_V", "temperature_K", "thermal_noise", "shot_noise", "node_leakage_S")
-MOVED = ("rate", "ring_rate", "capacitance", "converter_bow_LSB", "decision_taus")
+MOVED = (
+    *("rate", "ring_rate", "capacitance"),
+    *("converter_bow_LSB", "decision_taus", "substrate", "droop_V"),
+)
 TABLES = ("matching", "operating", "ageing", "environment")
 
 

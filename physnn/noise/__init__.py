@@ -1,6 +1,7 @@
 """Temporal noise: each source with a physical size and a source in the literature."""
 
 from physnn.noise.bow import bowed as bowed
+from physnn.noise.coupling import coupled as coupled
 from physnn.noise.flicker import flicker_poles as flicker_poles
 from physnn.noise.flicker import flicker_variance as flicker_variance
 from physnn.noise.metastable import decided_sign as decided_sign
