@@ -332,8 +332,7 @@ class PhaseOscillators(AbstractDynamicCircuit):
     def _read_noisy(self, v, x, *, process, key):
         y = self.read(v, x, process=process)
         # Each detector's output is sampled on a node.
-        variance = process.thermal_variance(NODE_F)
-        key = stream(key, "detectors")
+        key, variance = stream(key, "detectors"), process.thermal_variance(NODE_F)
         return thermal_noise(y, variance, process=process, key=key)
 
     def step(self, state, x, *, process, key):
