@@ -5,6 +5,7 @@ import re
 import pytest
 
 from evals.characterize.card import load_card
+from evals.robustness.suite import load_suite
 from physnn.configs import config_folder, find_config
 from physnn.energy import load_prices
 from physnn.environment import Environment, load_environment
@@ -111,3 +112,12 @@ def test_a_process_with_a_wrong_number_is_refused(old, new, complaint, tmp_path)
     path.write_text(table.replace(old, new))
     with pytest.raises(ValueError, match=complaint):
         load_process(path)
+
+
+def test_the_foundation_model_is_trained_in_its_preset():
+    path = CONFIGS / "experiments" / "wikitext2_gated_rc_foundation.toml"
+    preset = load_environment("analog_foundation")
+    assert load_experiment(path).noise.environment == preset
+    suite = load_suite("analog_foundation")
+    assert suite.environment is not None
+    assert load_environment(suite.environment) == preset

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import optax
 import pytest
 
 from circuits.blocks import MacLayer
@@ -28,11 +29,11 @@ from train.noise_aware import (
     Sampled,
     clip_channels,
     distilled_bits,
-    sharpest,
 )
 from train.objective import make_update
 from train.optimizer import OptimizerConfig
 from train.schedules import Schedule
+from train.sharpness import sharpest, sharpness_aware
 from train.surroundings import nominal, surroundings_of
 from train.tasks import ImagesConfig, TextConfig
 
@@ -322,6 +323,33 @@ def test_sharpness_looks_uphill_by_its_radius():
     sharp = trained(dataclasses.replace(TINY, optimizer=flat))
     plain = trained(TINY)
     assert 1e-4 < distance(sharp[-1], plain[-1]) < distance(plain[0], plain[-1])
+
+
+def test_sharpness_wraps_any_optimizer_and_follows_its_schedule():
+    # Of ½·p² the gradient uphill by ρ is p + ρ: descent by 1 ends at -ρ.
+    descent = optax.sgd(1.0)
+    for step, expected in ((0, 0.0), (3, -0.3)):
+        aware = sharpness_aware(descent, lambda step: 0.1 * step)
+        p = jnp.asarray(2.0)
+        changes, _ = aware.update(
+            p, aware.init(p), p, slope=lambda p: p, step=jnp.asarray(step)
+        )
+        assert float(p + changes) == pytest.approx(expected, abs=1e-6)
+    flat = dataclasses.replace(TINY.optimizer, sharpness=0.05)
+    late = Schedule("sharpness", first=0.0, last=1.0, start=0.5, end=0.6)
+    scheduled = trained(dataclasses.replace(TINY, optimizer=flat, schedules=(late,)), 8)
+    plain = trained(TINY, 8)
+    assert distance(scheduled[5], plain[5]) < 1e-6
+    assert distance(scheduled[8], plain[8]) > 1e-5
+
+
+def test_a_lesson_needs_its_teacher():
+    lesson = dataclasses.replace(TINY, distillation=Distillation("teacher", weight=0.5))
+    with pytest.raises(ValueError, match="there is a distillation alone"):
+        make_update(None, experiment=lesson, process=PROCESS)
+    model = object()
+    with pytest.raises(ValueError, match="there is a teacher alone"):
+        make_update(None, experiment=TINY, process=PROCESS, teacher=model)
 
 
 def test_weight_decay_follows_its_schedule():

@@ -7,7 +7,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from physnn.bank import Bank
@@ -191,16 +190,3 @@ def distilled_bits(
     p = jax.nn.log_softmax(jax.lax.stop_gradient(teacher) / temperature, axis=-1)
     q = jax.nn.log_softmax(student / temperature, axis=-1)
     return temperature**2 * jnp.sum(jnp.exp(p) * (p - q), axis=-1) / jnp.log(2.0)
-
-
-def sharpest(
-    gradient: PyTree, trained: PyTree, radius: float | Float[Array, ""]
-) -> PyTree:
-    """The parameters `radius` away, uphill: where SAM takes its gradient.
-
-    p + ρ·g/‖g‖, the first-order maximum of the loss within a ball of radius ρ (Foret
-    et al. 2021, arXiv 2010.01412).
-    """
-    norm = optax.tree.norm(gradient)
-    scale = radius / jnp.maximum(norm, 1e-12)
-    return jax.tree.map(lambda p, g: p + scale * g, trained, gradient)

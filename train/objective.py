@@ -23,7 +23,7 @@ from train.devices import Device
 from train.energy_term import at_pace, billed_J, unit_sizes
 from train.experiment import Experiment
 from train.hardware import in_the_loop
-from train.noise_aware import clip_channels, distilled_bits, sharpest
+from train.noise_aware import clip_channels, distilled_bits
 from train.schedules import schedule_of
 from train.sharding import batches_cut, everywhere, gathered, kept
 from train.surroundings import ChipOf, Surroundings, nominal, nominal_chip
@@ -179,6 +179,8 @@ def make_update(
     `experiment.distillation`; `device`: what `experiment.hardware` builds;
     `bytes_per_token`: of the training split, by which bits and Joules of tokens become
     those of bytes.
+
+    Raises `ValueError` for a `teacher` without a distillation, or that without it.
     """
     mesh = mesh or experiment.mesh.build(batch=experiment.batch)
     steps, schedules = experiment.steps, experiment.schedules
@@ -187,12 +189,20 @@ def make_update(
     skip, parts = experiment.recovery.skip, experiment.accumulate
     compute = experiment.compute
     optimizer = experiment.optimizer.build(
-        steps=steps, decay=multiple("weight_decay"), skip=skip
+        steps=steps,
+        decay=multiple("weight_decay"),
+        sharpness=multiple("sharpness"),
+        skip=skip,
     )
     lesson, noise = experiment.distillation, experiment.noise
+    if (lesson is None) != (teacher is None):
+        alone = "a teacher" if lesson is None else "a distillation"
+        raise ValueError(
+            "A distillation of the experiment and argument `teacher` must come"
+            f" together, but there is {alone} alone."
+        )
     weight = noise.energy_weight if experiment.chips else 0.0
     prices = load_prices(noise.energy_prices) if weight else None
-    radius = experiment.optimizer.sharpness
 
     def at(amount: float, name: str, step) -> Any:
         """An amount at a step; a plain number unless it is scheduled."""
@@ -223,7 +233,7 @@ def make_update(
         bits_per_byte = bits_per_byte / bytes_per_token
         measured = Measured(bits_per_byte, energy_J)
         total = bits_per_byte
-        if lesson and teacher is not None:
+        if lesson is not None and teacher is not None:
             shown = teacher.logits(whole[:, :-1], process=process, key=key)
             told = distilled_bits(logits, shown, temperature=lesson.temperature)
             share = at(lesson.weight, "distillation", step)
@@ -256,17 +266,18 @@ def make_update(
         key = jr.fold_in(key, state.step)
 
         def slope(trained):
+            """With the chips and the noise of this step, wherever it is taken."""
             found = slope_of if parts == 1 else accumulated
             with compute.tracing(training=True):
                 return found(trained, tokens, key, state.step)
 
         gradient, measured = slope(state.trained)
-        if radius:
-            # The same chips and noise, where the loss is worst nearby.
-            ball = at(radius, "sharpness", state.step)
-            gradient, _ = slope(sharpest(gradient, state.trained, ball))
         changes, optimizer_state = optimizer.update(
-            gradient, state.optimizer, state.trained
+            gradient,
+            state.optimizer,
+            state.trained,
+            slope=lambda trained: slope(trained)[0],
+            step=state.step,
         )
         trained = eqx.apply_updates(state.trained, at_pace(changes))
         if noise.clip_sigma < math.inf:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from train.sharpness import sharpness_aware
+
 # The rate of the last step relative to the peak.
 FINAL_RATE = 0.1
 
@@ -55,12 +57,18 @@ class OptimizerConfig:
         )
 
     def build(
-        self, *, steps: int, decay: optax.Schedule | None = None, skip: int = 0
-    ) -> optax.GradientTransformation:
-        """The chain; `decay` is the multiple of `weight_decay` by step.
+        self,
+        *,
+        steps: int,
+        decay: optax.Schedule | None = None,
+        sharpness: optax.Schedule | None = None,
+        skip: int = 0,
+    ) -> optax.GradientTransformationExtraArgs:
+        """The chain; `decay` and `sharpness` are multiples of the config's by step.
 
         With `skip` its state is an `optax.ApplyIfFiniteState`: a gradient that is not
-        finite changes nothing, up to `skip` of them in a row.
+        finite changes nothing, up to `skip` of them in a row. Its update is given
+        `slope` and `step`, which `sharpness_aware` reads.
         """
         weight_decay = self.weight_decay
         if decay is not None:
@@ -75,4 +83,8 @@ class OptimizerConfig:
                 mask=lambda params: jax.tree.map(lambda p: jnp.ndim(p) >= 2, params),
             ),
         )
-        return optax.apply_if_finite(chain, skip) if skip else chain
+        chain = optax.apply_if_finite(chain, skip) if skip else chain
+        if not self.sharpness:
+            return optax.with_extra_args_support(chain)
+        many = sharpness or (lambda step: 1.0)
+        return sharpness_aware(chain, lambda step: self.sharpness * many(step))
