@@ -1,16 +1,16 @@
 """Sharpness-aware minimization, as a wrapper around any optax optimizer."""
 
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import PyTree
 
 
 def sharpness_aware(
     inner: optax.GradientTransformation,
-    radius: Callable[[Int[Array, ""]], float | Float[Array, ""]],
+    radius: optax.Schedule,
 ) -> optax.GradientTransformationExtraArgs:
     """`inner` on the gradient where the loss is worst within `radius(step)`.
 
@@ -23,16 +23,14 @@ def sharpness_aware(
     """
     inner = optax.with_extra_args_support(inner)
 
-    def update(updates, state, params=None, *, slope, step, **others):
-        there = sharpest(updates, params, radius(step))
-        return inner.update(slope(there), state, params, **others)
+    def update(updates, state, params=None, **others):
+        there = sharpest(updates, params, radius(others["step"]))
+        return inner.update(others["slope"](there), state, params, **others)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def sharpest(
-    gradient: PyTree, trained: PyTree, radius: float | Float[Array, ""]
-) -> PyTree:
+def sharpest(gradient: PyTree, trained: PyTree, radius: Any) -> PyTree:
     """The parameters `radius` away, uphill: p + ρ·g/‖g‖.
 
     The first-order maximum of the loss within a ball of that radius.
