@@ -299,6 +299,9 @@ def robustness(
 ) -> int:
     """Attack a run with noise, faults, corners, age and the worst mismatch; its yield.
 
+    The weights of a digital network are taken as programmed devices; what those do not
+    honor is named.
+
     Args:
         run: A run folder; robustness.json and robustness.html are written there. An
             interrupted suite continues.

@@ -1,4 +1,4 @@
-"""Robustness: the suite file, points, chips as draws, worst case, yield, foreign."""
+"""Robustness: the suite file, points, chips as draws, worst case, yield."""
 
 import json
 import shutil
@@ -9,12 +9,10 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
-from flax import nnx
 from scipy.stats import binom
 
 from circuits.blocks.gated_unit import GatedUnitBlock
-from evals.robustness import attack, load_suite, robustness
-from evals.robustness.foreign import FromFlax, banked, realized
+from evals.robustness import load_suite, robustness
 from evals.robustness.mismatched import chip_of, draws, n_devices, norm
 from evals.robustness.plots import panels
 from evals.robustness.ranking import enlarged
@@ -34,7 +32,6 @@ from physnn.keys import stream
 from physnn.process import default_environment
 from physnn.variation import device_sigma
 from tests.helpers import PROCESS
-from train.baseline import TransformerConfig
 from train.experiment import ConfigError, from_table
 from train.loop import TrainedRun, train
 from train.model import PhysicalConfig
@@ -231,72 +228,6 @@ def test_a_store_goes_on_and_begins_anew_for_something_else(tmp_path):
     assert Store(path, "other").rows == {}
 
 
-class Plain(eqx.Module):
-    """An Equinox model that knows nothing of circuits."""
-
-    table: jax.Array
-    out: eqx.nn.Linear
-
-    def __init__(self, key):
-        self.table = jr.normal(key, (VOCABULARY, 8))
-        self.out = eqx.nn.Linear(8, VOCABULARY, key=stream(key, "out"))
-
-    def __call__(self, tokens, key):
-        return jax.vmap(jax.vmap(self.out))(jax.nn.tanh(self.table[tokens]))
-
-
-class PlainFlax(nnx.Module):
-    """The same in Flax."""
-
-    def __init__(self):
-        self.table = nnx.Embed(VOCABULARY, 8, rngs=nnx.Rngs(0))
-        self.out = nnx.Linear(8, VOCABULARY, rngs=nnx.Rngs(1))
-
-    def __call__(self, tokens):
-        return self.out(nnx.tanh(self.table(tokens)))
-
-
-@pytest.mark.parametrize("kind", ["equinox", "flax"])
-def test_plain_models_are_attacked_as_they_are(kind, windows):
-    f = Plain(jr.key(0)) if kind == "equinox" else FromFlax(PlainFlax())
-    ideal = Environment.ideal()
-    environments = {
-        "none": ideal,
-        "dead": ideal.replace(dead=1.0),
-        "written": ideal.replace(programming=0.1),
-        "noisy": ideal.replace(output_noise=0.5),
-    }
-    found = attack(f, windows, environments, n_chips=3, key=jr.key(1))
-    tokens = jnp.asarray(windows[0].tokens, jnp.int32)
-    logits = f(tokens[:, :-1], jr.key(0))
-    own = float(jnp.mean(bits(logits, targets_of(tokens, logits))))
-    assert found["none"].values == pytest.approx([own] * 3, rel=1e-5)
-    # Without a weight all symbols are equally likely.
-    assert found["dead"].median == pytest.approx(np.log2(VOCABULARY), rel=1e-5)
-    assert len(set(found["written"].values)) == 3
-    assert len({own, *found["noisy"].values}) == 4
-    assert found["none"].n_bytes == 24
-    coded = eqx.filter(realized(banked(f, bits=2)), eqx.is_inexact_array)
-    assert all(len(np.unique(x)) <= 3 for x in jax.tree.leaves(coded))
-    noisy = {"x": ideal.replace(flicker_V2m2=1e-22)}
-    with pytest.raises(ValueError, match="asks for `flicker_V2m2`"):
-        attack(f, windows, noisy, n_chips=1, key=jr.key(1))
-
-
-def test_what_holds_no_arrays_has_only_outputs(windows):
-    flat = lambda tokens, key: jnp.zeros((*tokens.shape, VOCABULARY))
-    ideal = Environment.ideal()
-    found = attack(flat, windows, {"none": ideal}, n_chips=1, key=jr.key(0))
-    assert found["none"].median == pytest.approx(np.log2(VOCABULARY))
-    asked = {"n_chips": 1, "key": jr.key(0)}
-    with pytest.raises(ValueError, match="holds no arrays"):
-        attack(flat, windows, {"x": ideal.replace(dead=0.1)}, **asked)
-    with pytest.raises(ValueError, match="holds none"):
-        attack(flat, windows, {"x": ideal}, bits=4, **asked)
-    with pytest.raises(ValueError, match="at least 1"):
-        attack(flat, windows, {"x": ideal}, n_chips=0, key=jr.key(0))
-
-
 TABLE = {
     "windows": 2,
     "together": 2,
@@ -394,13 +325,12 @@ def test_sources_are_those_that_act_and_what_none_honors_is_named(run: TrainedRu
     assert seen.tokens.shape[1] == 4
 
 
-def test_a_digital_run_is_refused_with_what_can_be_done(run: TrainedRun, tmp_path):
+def test_counted_tables_are_refused(run: TrainedRun, tmp_path):
     folder = shutil.copytree(run.folder, tmp_path / "run")
     text = (folder / "experiment.toml").read_text()
     begin = text.index("[model]")
     end = text.index("[optimizer]")
-    digital = TransformerConfig()
-    model = f'[model]\nkind = "{digital.kind}"\n\n'
+    model = '[model]\nkind = "counts"\n\n'
     (folder / "experiment.toml").write_text(text[:begin] + model + text[end:])
-    with pytest.raises(ValueError, match="has no devices that vary"):
+    with pytest.raises(ValueError, match="must be of a model with devices or weights"):
         robustness(folder, Suite(), progress=False)

@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import jax.tree_util as jtu
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key, PyTree
@@ -62,7 +64,6 @@ def attack(
     n_chips: int,
     key: Key[Array, ""],
     bits: int | None = None,
-    process: Process | None = None,
 ) -> dict[str, Quality]:
     """Bits of a foreign model in several environments, each on the same `n_chips`.
 
@@ -77,48 +78,81 @@ def attack(
     Raises `ValueError` for an amount that such a model cannot honor, for one of devices
     where `f` holds no arrays, and for no chips.
     """
-    seen = Seen.of(windows)
-    process = process or load_process("cmos28")
     design = banked(f, bits)
-    n_banks = sum(map(is_bank, jax.tree.leaves(design, is_leaf=is_bank)))
+    chips = ForeignChips(design, Seen.of(windows), key, together=1)
     if n_chips < 1:
         raise ValueError(f"Argument `n_chips` must be at least 1, but is {n_chips}.")
     for name, environment in environments.items():
-        _check(name, environment, n_banks)
-    if bits is not None and not n_banks:
-        raise ValueError(
-            "Argument `bits` goes with a model that holds arrays, but this callable"
-            " holds none: give an Equinox module, or `FromFlax` of a Flax one."
-        )
-    keys = chip_keys(stream(key, "chip"), 0, full_group(n_chips))
-    design, process, seen = everywhere((design, process, seen))
+        _check(name, environment, chips.n_devices)
     found = {}
     for name, environment in environments.items():
+        each, _ = chips.score(environment, n_chips)
+        quality = quality_of(each[:, None])
+        n_bytes = int(chips.seen.scored.sum())
+        found[name] = dataclasses.replace(quality, n_bytes=n_bytes)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignChips:
+    """Scores chips of a foreign model, `together` of them at a time on every device.
+
+    Chip i has its own key, the same in every environment. `design` is `banked`; there
+    is one compiled program for all environments.
+    """
+
+    design: Any
+    seen: Seen
+    key: Key[Array, ""]
+    together: int = 4
+
+    @property
+    def n_devices(self) -> int:
+        leaves = jax.tree.leaves(self.design, is_leaf=is_bank)
+        return sum(bank.value.size for bank in filter(is_bank, leaves))
+
+    def score(
+        self, environment: Environment, n: int, *, adjust: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Bits and accuracy of chips 0 to n; nothing of them can be adjusted."""
+        if adjust is not None:
+            raise ValueError(
+                "Argument `adjust` must be None of a foreign model, whose weights have"
+                " no trims, but is given: leave the calibration out."
+            )
         # As arrays: one compilation for all environments.
         amounts = environment.traced(*HONORED, ON_LOGITS)
-        each = np.asarray(_on_chips(design, process, seen, amounts, keys))
-        quality = quality_of(each[:n_chips, None])
-        found[name] = dataclasses.replace(quality, n_bytes=int(seen.scored.sum()))
-    return found
+        # Of mismatch the callers say nothing: digital numbers have none.
+        process = load_process("cmos28").matched()
+        shared = (self.design, process, self.seen, amounts)
+        program = partial(_on_chips, *everywhere(shared))
+        found, root = [], stream(self.key, "chip")
+        group = full_group(self.together)
+        for start in range(0, n, group):
+            found.append(program(chip_keys(root, start, group)))
+        bits = np.concatenate([np.asarray(means.bits) for means in found])
+        hits = np.concatenate([np.asarray(means.accuracy) for means in found])
+        return bits[:n], hits[:n]
 
 
 @eqx.filter_jit
 def _on_chips(design, process, seen, environment, keys):
     def one(key, design, process, seen, environment):
-        # Of mismatch the callers say nothing: digital numbers have none.
-        chip = fabricate(design, process.matched(), key=key, environment=environment)
-        f = realized(chip)
-        logits = f(seen.tokens[:, :-1], stream(key, "noise"))
+        chip = fabricate(design, process, key=key, environment=environment)
+        logits = realized(chip)(seen.tokens[:, :-1], stream(key, "noise"))
         full = jnp.max(jnp.abs(logits), axis=-1, keepdims=True)
         noise = jr.normal(stream(key, "output"), logits.shape, logits.dtype)
         logits = logits + environment.output_noise * full * noise
-        return means_of(logits.astype(jnp.float32), seen).bits
+        return means_of(logits.astype(jnp.float32), seen)
 
-    return each_chip(one, keys, design, process, seen, environment, together=1)
+    return each_chip(one, keys, design, process, seen, environment)
 
 
 def banked(f: Any, bits: int | None = None) -> Any:
-    """`f` with every array of real numbers in a bank of devices of its own."""
+    """`f` with every array of real numbers in a bank of devices of its own.
+
+    Raises `ValueError` for `bits` where there is no such array.
+    """
 
     def bank(leaf):
         if not eqx.is_inexact_array(leaf) or jnp.iscomplexobj(leaf) or not leaf.ndim:
@@ -133,7 +167,32 @@ def banked(f: Any, bits: int | None = None) -> Any:
             clip_sigma=1e9,
         ), leaf.shape
 
-    return jax.tree.map(lambda leaf: _Held.of(bank(leaf)), f)
+    design = jax.tree.map(lambda leaf: _Held.of(bank(leaf)), f)
+    if bits is not None and not arrays_of(design)[0]:
+        raise ValueError(
+            "Argument `bits` goes with a model that holds arrays, but this callable"
+            " holds none: give an Equinox module, or `FromFlax` of a Flax one."
+        )
+    return design
+
+
+def arrays_of(design: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Paths of the arrays of a banked model: those of devices, and the digital ones."""
+    is_held = lambda node: isinstance(node, _Held)
+    rows = jtu.tree_flatten_with_path(design, is_leaf=is_held)[0]
+    name = lambda path: jtu.keystr(path).lstrip(".")
+    held = [(name(path), each) for path, each in rows if is_held(each)]
+    devices = [path for path, each in held if is_bank(each.bank)]
+    arrays = [path for path, each in held if eqx.is_array(each.bank)]
+    return tuple(devices), tuple(arrays)
+
+
+def program_of(f: Any, seen: Seen) -> tuple[str, list[Any]]:
+    """What `f` computes, as the text of its jaxpr, and the constants in there."""
+    arrays, rest = eqx.partition(f, eqx.is_array)
+    run = lambda arrays, tokens, key: eqx.combine(arrays, rest)(tokens, key)
+    closed = jax.make_jaxpr(run)(arrays, seen.tokens[:, :-1], jr.key(0))
+    return str(closed.jaxpr), list(closed.consts)
 
 
 class _Held(eqx.Module):
@@ -159,7 +218,7 @@ def realized(design: Any) -> Any:
     return jax.tree.map(array, design, is_leaf=is_held)
 
 
-def _check(name: str, environment: Environment, n_banks: int) -> None:
+def _check(name: str, environment: Environment, n_devices: int) -> None:
     allowed = {*HONORED, ON_LOGITS, "thermal", "shot", "mismatch"}
     asked = [n for n in AMOUNTS if not environment.is_none(n) and n != "ripple_Hz"]
     if environment.corner != "tt":
@@ -176,7 +235,7 @@ def _check(name: str, environment: Environment, n_banks: int) -> None:
             f" `{name}` asks for `{lost[0]}`: leave it out."
         )
     devices = [n for n in asked if n in HONORED]
-    if devices and not n_banks:
+    if devices and not n_devices:
         raise ValueError(
             f"Environment `{name}` asks for `{devices[0]}`, but this callable holds no"
             " arrays: give an Equinox module, or `FromFlax` of a Flax one."

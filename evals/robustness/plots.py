@@ -1,6 +1,7 @@
 """The plots of a suite as inline SVG: the same bytes for the same numbers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ def panels(results: dict[str, Any]) -> list[Panel]:
     curves = lambda name, title, x, caption: _curves(
         by_study(name), design, name=f"plot-{name}", title=title, x=x, caption=caption
     )
-    return [
+    refused = results["refused"]
+    drawn = [
         one_factor(by_study("one_factor"), design, results),
         monte_carlo(by_study("monte_carlo"), design),
         operating(by_study("operating"), design),
@@ -30,6 +32,12 @@ def panels(results: dict[str, Any]) -> list[Panel]:
         worst_case(results.get("worst_case")),
         yields(results.get("yields"), results["unit"]),
         ranking(results.get("ranking"), results["unit"]),
+    ]
+    table = lambda panel: panel.name.removeprefix("plot-").replace("-", "_")
+    reason = lambda panel: f"Left out: {refused[table(panel)]}."
+    return [
+        replace(panel, reason=reason(panel)) if table(panel) in refused else panel
+        for panel in drawn
     ]
 
 
@@ -86,6 +94,8 @@ def one_factor(rows: list[dict], design: float, results: dict) -> Panel:
                 axes.axvline(at, color=QUIET, lw=0.8, ls="--")
             axes.set_xscale("log")
             _plain(axes.xaxis)
+            # A log axis of less than a decade has one tick of its own, or none.
+            axes.set_xticks(sorted({own[0]["x"], own[-1]["x"]}))
             axes.axhline(0.0, color=INK, lw=0.6)
             _percent(axes.yaxis)
             axes.yaxis.set_major_locator(MaxNLocator(3))

@@ -1,24 +1,20 @@
 """robustness(run, suite): read it top to bottom."""
 
-import dataclasses
-import json
-import os
-import shlex
-import sys
-import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax.random as jr
 
-from evals.report import plain
-from evals.robustness.page import write_page
-from evals.robustness.progress import SuiteProgress
+from evals.robustness.conduct import Later, Setting, conduct, varied, yields
+from evals.robustness.foreign import FromRun
+from evals.robustness.foreign_suite import ABOUT_RUN, foreign_setting, heading_of
 from evals.robustness.ranking import ranked
 from evals.robustness.scoring import Chips, Seen
-from evals.robustness.store import Store, fingerprint
-from evals.robustness.studies import Point, asked_of, points_of, row_of
+from evals.robustness.store import Store
+from evals.robustness.studies import asked_of
 from evals.robustness.suite import (
     Converters,
     Ranking,
@@ -28,35 +24,17 @@ from evals.robustness.suite import (
     load_suite,
 )
 from evals.robustness.worst_case import worst_case
-from evals.robustness.yields import Bar, Calibrated, yield_of
-from physnn.deploy import Source, active_sources, honored
+from evals.robustness.yields import Calibrated
+from physnn.deploy import active_sources, honored
 from physnn.disturbance import TEMPORAL
 from physnn.environment import AMOUNTS, Environment, load_environment
 from physnn.keys import stream
 from physnn.process import default_environment
+from train.baseline import FlaxModel
 from train.experiment import to_table
 from train.loop import TrainedRun, load_run
-from train.run_folder import git_commit, read_run_folder
+from train.run_folder import read_run_folder
 from train.tasks.images import ImagesConfig
-
-RESULTS, PAGE, STORE = "robustness.json", "robustness.html", "robustness.jsonl"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all studies share: the run, its windows, its environment and what acts."""
-
-    run: TrainedRun
-    suite: Suite
-    chips: Chips
-    environment: Environment  # of the suite, without what no part honors
-    left_out: tuple[str, ...]
-    sources: tuple[Source, ...]
-
-    @property
-    def acting(self) -> set[str]:
-        """Amounts that some part of the model honors."""
-        return {each.name for each in self.sources if each.acts_on}
 
 
 def robustness(
@@ -68,77 +46,63 @@ def robustness(
 ) -> dict[str, Any]:
     """Attack the run in `folder` with a suite; write `robustness.json` and a page.
 
+    Of a digital network each array of weights is held by programmed devices, as of a
+    foreign model (`attack_suite`); what such devices do not honor is named.
+
     What is measured is kept in `robustness.jsonl` at once: an interrupted suite
     continues, and one that is complete writes its page again. Other settings, weights
     or another commit begin anew.
 
-    Raises `ValueError` for a run that has no physical devices, a suite that is wrong
-    and a bar that cannot be reached, and what `load_run` raises.
+    Raises `ValueError` for a run that has neither devices nor weights, a suite that is
+    wrong and a bar that cannot be reached, and what `load_run` raises.
     """
     folder = Path(folder)
     suite = suite if isinstance(suite, Suite) else load_suite(suite)
     experiment, _ = read_run_folder(folder)
-    if not experiment.chips:
+    if experiment.model.kind == "counts":
         raise ValueError(
-            f"The run in {folder} must be of a physical model, but is of kind"
-            f" `{experiment.model.kind}`, which has no devices that vary: attack"
-            " its numbers with `evals.robustness.attack` (docs/robustness.md)."
+            f"The run in {folder} must be of a model with devices or weights, but is of"
+            " kind `counts`, whose tables are exact: give a physical run or a network."
         )
     run = load_run(folder)
-    setting = setting_of(run, suite, seed=seed)
-    facts = {
-        "suite": dataclasses.asdict(suite),
-        "seed": seed,
-        "commit": git_commit(),
-        "step": run.step,
-        "experiment": to_table(run.experiment),
-        "process": str(run.process),
-        "environment": str(setting.environment),
-    }
-    store = Store(folder / STORE, fingerprint(facts, run.model))
-    began = time.monotonic()
-    steps = 1 + sum(getattr(suite, name) is not None for name in LATER)
-    points = points_of(suite, setting.environment, setting.acting)
-    show = SuiteProgress(
-        f"robustness of {folder.name}",
-        steps=len(points) + steps - 1,
-        enabled=progress,
-    )
-    with show:
-        rows = [_measured(setting, point, store, show) for point in points]
-        design = rows[0]
-        results: dict[str, Any] = {
+    digital = isinstance(run.model, FlaxModel)
+    if digital:
+        f = FromRun(run.model, run.process)
+        setting = foreign_setting(f, _windows(run, suite), suite, seed=seed)
+        heading = heading_of(setting, ABOUT_RUN.format(kind=experiment.model.kind))
+    else:
+        setting, heading = setting_of(run, suite, seed=seed), {"about": []}
+    return conduct(
+        setting,
+        folder,
+        facts={
+            "step": run.step,
+            "experiment": to_table(run.experiment),
+            "process": str(run.process),
+        },
+        held=run.model,
+        heading=heading
+        | {
             "title": f"Robustness of {run.experiment.name}",
             "run": str(folder),
-            "command": shlex.join(["physnn", *sys.argv[1:]]),
-            "commit": facts["commit"],
-            "seed": seed,
             "step": run.step,
             "unit": unit_of(run),
-            "process": run.process.name,
+            "process": None if digital else run.process.name,
             "split": suite.split,
-            "windows": len(setting.chips.seen.tokens),
-            "scored": int(setting.chips.seen.scored.sum()),
-            "suite": plain(dataclasses.asdict(suite)),
-            "left_out": list(setting.left_out),
-            "sources": [dataclasses.asdict(each) for each in setting.sources],
-            "design": design,
-            "studies": rows[1:],
-        }
-        for name, measure in LATER.items():
-            if getattr(suite, name) is not None:
-                show.begins(name.replace("_", " "))
-                results[name] = measure(setting, getattr(suite, name), design, store)
-                show.ends()
-    results["wall_s"] = round(time.monotonic() - began, 1)
-    write_results(results, folder)
-    return results
+        },
+        seed=seed,
+        progress=progress,
+    )
+
+
+def _windows(run: TrainedRun, suite: Suite) -> Seen:
+    task = run.experiment.task.build()
+    n = suite.windows
+    return Seen.of(task.windows(suite.split, batch=n, limit=n))
 
 
 def setting_of(run: TrainedRun, suite: Suite, *, seed: int) -> Setting:
-    """Windows, environment and sources of a suite on a run."""
-    task = run.experiment.task.build()
-    windows = task.windows(suite.split, batch=suite.windows, limit=suite.windows)
+    """Windows, environment and sources of a suite on a physical run."""
     asked = suite.environment
     default = load_environment(asked) if asked else default_environment(run.process)
     everything = asked_of(suite, default)
@@ -148,7 +112,7 @@ def setting_of(run: TrainedRun, suite: Suite, *, seed: int) -> Setting:
     sources = active_sources(run.model, run.process, everything)
     place = [*AMOUNTS, "corner", "temperature_K"].index
     sources = sorted(sources, key=lambda each: place(each.name))
-    sources = tuple(_named(each, default) for each in sources)
+    sources = tuple(varied(each, default) for each in sources)
     acting = [each.name for each in sources if each.acts_on]
     traced = tuple(n for n in acting if n in AMOUNTS)
     if set(TEMPORAL) & set(traced):
@@ -156,47 +120,37 @@ def setting_of(run: TrainedRun, suite: Suite, *, seed: int) -> Setting:
     chips = Chips(
         run.model,
         run.process,
-        Seen.of(windows),
+        _windows(run, suite),
         stream(jr.key(seed), "robustness"),
         period_s=run.model.config.period_s,
         together=suite.together,
         traced=traced,
     )
-    return Setting(run, suite, chips, default, lost, sources)
+    return Setting(suite, chips, default, lost, sources, _later(run, chips), {})
 
 
-def _named(source: Source, default: Environment) -> Source:
-    """The source with its value in the suite's environment; others are varied."""
-    value = getattr(default, source.name)
-    is_none = value is None if source.name == "temperature_K" else False
-    if source.name in AMOUNTS:
-        is_none = default.is_none(source.name)
-    return replace(source, value="varied" if is_none else value)
+def _later(run: TrainedRun, chips: Chips) -> Mapping[str, Later]:
+    """What is no list of environments, in the order in which it runs."""
+    return {
+        "converters": partial(_converters, chips),
+        "worst_case": partial(_worst, run, chips),
+        "yields": partial(_yields, run),
+        "ranking": partial(_ranking, chips),
+    }
 
 
-def _measured(setting: Setting, point: Point, store: Store, show: SuiteProgress):
-    show.begins(f"{point.study} {point.series}".strip())
-
-    def measure():
-        bits, hits = setting.chips.score(point.environment, point.chips)
-        return row_of(point, bits, hits)
-
-    row = store.get(point.id, measure)
-    show.ends()
-    return row
-
-
-def _converters(setting: Setting, chosen: Converters, design, store: Store):
+def _converters(chips, setting, chosen: Converters, design, store: Store):
     """Bits of every chip by bits of its converters; all else ideal."""
-    config = setting.run.model.config
+    del setting, design
+    config = chips.model.config
     found = []
     if getattr(config, "converters", "surveyed") != "surveyed":
         return {"rows": [], "why": "the converters of this model are circuits"}
     for bits in chosen.bits:
 
         def measure(bits=bits):
-            model = replace_config(setting.run.model, converter_bits=bits)
-            ideal = replace(setting.chips, model=model, traced=())
+            model = replace_config(chips.model, converter_bits=bits)
+            ideal = replace(chips, model=model, traced=())
             own, hits = ideal.score(Environment.ideal(), 1)
             return {"bits_of": bits, "bits": float(own[0]), "accuracy": float(hits[0])}
 
@@ -214,26 +168,27 @@ def replace_config(model: Any, **changes) -> Any:
     return changed
 
 
-def _worst(setting: Setting, chosen: WorstCase, design, store: Store):
-    task = setting.run.experiment.task.build()
+def _worst(run, chips, setting, chosen: WorstCase, design, store: Store):
+    del design
+    task = run.experiment.task.build()
     n = chosen.windows
     # On the text of the studies, what is found is scored again.
-    near = Seen.of(task.windows(_other(setting), batch=n, limit=n))
+    near = Seen.of(task.windows(_other(setting.suite), batch=n, limit=n))
     near = shortened(near, chosen.tokens)
     return worst_case(
-        setting.run.model,
-        setting.run.process,
+        run.model,
+        run.process,
         chosen,
         near=near,
-        far=setting.chips.seen,
-        key=setting.chips.key,
+        far=chips.seen,
+        key=chips.key,
         get=store.get,
     )
 
 
-def _other(setting: Setting) -> str:
+def _other(suite: Suite) -> str:
     """A split that the studies do not read."""
-    return "validation" if setting.suite.split == "test" else "test"
+    return "validation" if suite.split == "test" else "test"
 
 
 def shortened(seen: Seen, tokens: int) -> Seen:
@@ -246,72 +201,30 @@ def shortened(seen: Seen, tokens: int) -> Seen:
     )
 
 
-def _yields(setting: Setting, chosen: Yield, design, store: Store):
-    run = setting.run
-    bar = Bar.of(chosen, bits=design["median"], accuracy=design["accuracy"][0])
-    point = Point("yield", "", 1.0, "", setting.environment, chosen.chips)
-    measure = lambda adjust: (
-        lambda: row_of(
-            point, *setting.chips.score(point.environment, chosen.chips, adjust=adjust)
-        )
-    )
-    before = store.get("yield/before", measure(None))
-    found: dict[str, Any] = {
-        "bar": str(bar),
-        "bar_bits": bar.bits,
-        "bar_accuracy": bar.accuracy,
-        "before": yield_of(bar, before, confidence=chosen.confidence),
-        "bits_before": before["bits"],
-    }
-    n = chosen.calibration_windows
-    if not n:
-        return found | {"why": "no windows were given to calibrate on"}
-    task = run.experiment.task.build()
-    seen = Seen.of(task.windows(_other(setting), batch=n, limit=n))
-    calibrate = Calibrated.of(run.model, run.process, seen)
-    after = store.get("yield/after", measure(calibrate))
-    return found | {
-        "after": yield_of(bar, after, confidence=chosen.confidence),
-        "bits_after": after["bits"],
-        "calibration_windows": calibrate.n_windows,
-        "calibration": dataclasses.asdict(calibrate.config),
-    }
+def _yields(run, setting: Setting, chosen: Yield, design, store: Store):
+    n, calibrate = chosen.calibration_windows, None
+    if n:
+        task = run.experiment.task.build()
+        seen = Seen.of(task.windows(_other(setting.suite), batch=n, limit=n))
+        calibrate = Calibrated.of(run.model, run.process, seen)
+    return yields(setting, chosen, design, store, calibrate=calibrate)
 
 
-def _ranking(setting: Setting, chosen: Ranking, design, store: Store):
+def _ranking(chips, setting, chosen: Ranking, design, store: Store):
+    del design
     measure = lambda: ranked(
-        setting.run.model,
-        setting.run.process,
+        chips.model,
+        chips.process,
         chosen,
-        seen=setting.chips.seen,
+        seen=chips.seen,
         prices=setting.suite.prices,
-        key=setting.chips.key,
+        key=chips.key,
     )
     rows = store.get("ranking", measure)
     return {"rows": rows, "area": chosen.area}
-
-
-# What is no list of environments, in the order in which it runs.
-LATER = {
-    "converters": _converters,
-    "worst_case": _worst,
-    "yields": _yields,
-    "ranking": _ranking,
-}
 
 
 def unit_of(run: TrainedRun) -> str:
     """Of the quality."""
     images = isinstance(run.experiment.task, ImagesConfig)
     return "bits/image" if images else "bits/byte"
-
-
-def write_results(results: dict[str, Any], folder: Path) -> None:
-    """`robustness.json` and its page: written beside their place and renamed."""
-    results = plain(results)
-    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    page = write_page(results)
-    for name, content in ((RESULTS, text), (PAGE, page)):
-        beside = folder / f".{name}.{os.getpid()}"
-        beside.write_text(content, "utf-8")
-        beside.replace(folder / name)

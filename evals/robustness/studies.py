@@ -12,6 +12,8 @@ from physnn.environment import AMOUNTS, CORNERS, Environment
 from physnn.variation import TEN_YEARS_S
 
 YEAR_S = TEN_YEARS_S / 10
+# Tables of a suite that are lists of environments.
+STUDIES = ("one_factor", "monte_carlo", "operating", "faults", "ageing")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ def summary(results: dict[str, Any]) -> str:
     lines = [
         f"{results['title']}: {design:.4f} {unit} without noise, on"
         f" {results['scored']:,} targets of {results['windows']} windows",
+        *(f"  {sentence}" for sentence in results["about"]),
     ]
     lines += _sources(results)
     for study in ("monte_carlo", "ageing"):
@@ -33,6 +34,8 @@ def _sources(results) -> list[str]:
             )
     for name in results["left_out"]:
         lines.append(f"    {name}: left out, no part of this model honors it")
+    for name, why in results["refused"].items():
+        lines.append(f"  table {name}: left out, {why}")
     return lines
 
 
