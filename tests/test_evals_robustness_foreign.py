@@ -50,6 +50,15 @@ class Plain(eqx.Module):
         return jax.vmap(jax.vmap(self.out))(jax.nn.tanh(self.table[tokens]))
 
 
+class Negated(eqx.Module):
+    """Another program of the same weights."""
+
+    f: Plain
+
+    def __call__(self, tokens, key):
+        return -self.f(tokens, key)
+
+
 class PlainFlax(nnx.Module):
     """The like in Flax."""
 
@@ -181,7 +190,7 @@ def test_a_suite_writes_its_page_and_goes_on_where_it_was_killed(windows, tmp_pa
     assert same(again) == same(found)
     assert half.read_text() == "".join(store)
     # Other weights, and another program of the same weights, begin anew.
-    for other in (Plain(jr.key(1)), lambda tokens, key: -f(tokens, key)):
+    for other in (Plain(jr.key(1)), Negated(f)):
         chosen = Suite(environment="analog_foundation", monte_carlo=suite.monte_carlo)
         one = attack_suite(f, windows, chosen, out=tmp_path / "x", **asked)
         two = attack_suite(other, windows, chosen, out=tmp_path / "x", **asked)
