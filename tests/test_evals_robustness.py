@@ -59,7 +59,14 @@ def windows():
 
 def test_the_suites_here_load_and_ask_for_ten_thousand_chips():
     names = [path.stem for path in (config_folder() / "evals").glob("*.toml")]
-    known = ["monte_carlo", "noise_alone", "quick", "robustness", "signoff"]
+    known = [
+        "analog_foundation",
+        "monte_carlo",
+        "noise_alone",
+        "quick",
+        "robustness",
+        "signoff",
+    ]
     assert sorted(names) == known
     suites = {name: load_suite(name) for name in names}
     whole = suites["robustness"]
