@@ -14,13 +14,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from circuits.lookup_bits import TrainedBits
 from circuits.lookup_cells import table_netlist
 from circuits.lookup_logic import on_bits
-from circuits.lookup_read import (
-    bit_flip_probability,
-    flip_bits,
-    hadamard,
-    look_up,
-    multilinear,
-)
+from circuits.lookup_read import hadamard, look_up, multilinear
 from circuits.lookup_wiring import FixedWiring, LearnedWiring
 from circuits.parts import not_negative, positive
 from physnn.circuit import AbstractMemorylessCircuit
@@ -28,6 +22,7 @@ from physnn.energy.events import Event
 from physnn.export.logic import Logic, Tables
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
+from physnn.noise import bit_flip_probability, flip_bits
 from physnn.process import Process
 
 Model = TypeVar("Model")

@@ -1,18 +1,14 @@
-"""Reading a truth table: hard forward, soft backward; and the bits that noise flips."""
+"""Reading a truth table: hard forward, soft backward."""
 
 import functools
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from physnn.materialized import materialized
-from physnn.process import Process
-from physnn.units import thermal_energy_J
 
 
 @functools.cache
@@ -119,33 +115,3 @@ def _look_up_gradient(blur, residuals, cotangent):
 
 
 _bits.defvjp(_look_up, _look_up_gradient)
-
-
-def bit_flip_probability(process: Process, node_F: float):
-    """Probability that noise carries a node over its margin: ½·erfc(margin / √2·σ).
-
-    σ² = thermal_noise·kT/`node_F`, margin = half the supply. Exactly zero without
-    noise. Reference: Kish 2002, "End of Moore's law: thermal (noise) death of
-    integration in micro and nano electronics", DOI 10.1016/S0375-9601(02)01365-8.
-    """
-    if isinstance(process.thermal_noise, int | float) and process.thermal_noise == 0:
-        return 0.0
-    # kT/C first: 4e-21 J alone would be lost in float32.
-    variance = process.thermal_noise * (
-        thermal_energy_J(process.temperature_K) / node_F
-    )
-    z = process.supply_V / 2 / (2 * variance) ** 0.5
-    if isinstance(z, float):
-        return 0.5 * math.erfc(z)
-    return 0.5 * jax.scipy.special.erfc(z)
-
-
-def flip_bits(
-    bits: Float[Array, "*batch n"], probability, key: Key[Array, ""]
-) -> Float[Array, "*batch n"]:
-    """±1 `bits`, each inverted with `probability` (in steps of 2^−32)."""
-    if isinstance(probability, float) and probability == 0:
-        return bits  # nothing to draw, the usual case at a healthy supply
-    limit = (jnp.asarray(probability) * 2.0**32).astype(jnp.uint32)
-    flipped = jr.bits(key, bits.shape, jnp.uint32) < limit
-    return jnp.where(flipped, -bits, bits)

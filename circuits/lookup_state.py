@@ -19,19 +19,14 @@ from circuits.lookup import (
 from circuits.lookup_bits import TrainedBits
 from circuits.lookup_cells import state_netlist
 from circuits.lookup_logic import on_bits, state_logic
-from circuits.lookup_read import (
-    bit_flip_probability,
-    flip_bits,
-    hadamard,
-    look_up,
-    multilinear,
-)
+from circuits.lookup_read import hadamard, look_up, multilinear
 from circuits.lookup_wiring import gather, random_wires
 from physnn.circuit import AbstractCircuit, run
 from physnn.energy.events import Event
 from physnn.export.logic import Logic
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
+from physnn.noise import bit_flip_probability, flip_bits
 from physnn.process import Process
 from physnn.recurrence import linear_recurrence
 

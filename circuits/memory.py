@@ -10,35 +10,20 @@ from jaxtyping import Array, Float, Int, Key
 
 from circuits.mac import ChargeMac
 from circuits.parts import NODE_F, AutomaticGain, GilbertGate
+from circuits.rom import read_flip_probability, rom_wires_C
 from physnn.bank import Bank
 from physnn.circuit import AbstractCircuit
 from physnn.energy.events import Event
 from physnn.export.logic import HashedRoms
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
-from physnn.noise import coupled, thermal_noise
+from physnn.noise import coupled, flipped_places, is_rare, misread, thermal_noise
 from physnn.process import Process
 from physnn.straight_through import quantize
 
 BYTE_LINES = 8
 # A code at its end is this part of full scale, and rows start with this spread.
 ROW_RANGE, ROW_SPREAD = 0.5, 0.05
-# Area of a ROM bit with its share of decoders: no more than that of an SRAM cell, and
-# those of a 28 nm GPU were measured at 0.16 µm² (Chipworks 2012, "A review of TSMC
-# 28 nm process technology"); the transistor of a mask ROM takes a fraction.
-ROM_BIT_M2 = 0.16e-12
-
-
-def rom_wires_C(
-    stored_bits: int | float, read_bits: int | float, process: Process
-) -> float:
-    """Charge of the wires that bring `read_bits` out of a ROM of `stored_bits` [C].
-
-    Every bit read travels the side of the array, drawn as a square, and swings the
-    supply: an upper bound, as half of the bits do not change.
-    """
-    side_m = (stored_bits * ROM_BIT_M2) ** 0.5
-    return read_bits * side_m * process.wire_F_per_m * process.supply_V
 
 
 @cache
@@ -93,9 +78,13 @@ class HashedMemory(AbstractCircuit[Int[Array, "past *batch"]]):
     their conversions. The rest is a mask and does not leak. The table is not counted
     with the weights of a network: `table_bits` says how large it is.
 
+    Each bit of a word that is read, of a row or of a hash, flips with the probability
+    of `circuits.rom.read_flip_probability`; a flip of a hash finds another row.
+
     Assumes: the ROM answers within a token; a DAC of 4 bits costs one of 8. Does not
-    model: errors of reading. The ROM is masks and gates, no devices: there is no
-    netlist of the whole, but one of every part of it that is analog.
+    model: flips in the registers of bytes and in gates. The ROM is masks and gates, no
+    devices: there is no netlist of the whole, but one of every part of it that is
+    analog.
 
     References: Engram, arXiv 2601.07372; hashed n-gram embeddings, Bojanowski et al.
     2017, DOI 10.1162/tacl_a_00051.
@@ -216,10 +205,44 @@ class HashedMemory(AbstractCircuit[Int[Array, "past *batch"]]):
             return codes
         return quantize(codes, full_scale=ROW_RANGE, bits=self.row_bits)
 
+    def read_noisy(
+        self,
+        indices: Int[Array, " head *batch"],
+        *,
+        process: Process,
+        key: Key[Array, ""],
+    ) -> Float[Array, "*batch read"]:
+        """As `read`, with the bits that noise flips in hashes and rows."""
+        if self.row_bits is None:
+            return self.read(indices)
+        heads, rows, _ = self.table.shape
+        index_bits = (rows - 1).bit_length()
+        # Of n words that are added modulo 2, an odd number of bits flips.
+        p = read_flip_probability(256 * index_bits, process)
+        if not is_rare(self.longest * p):
+            orders = jnp.asarray(self.orders, jnp.float32)
+            orders = orders.reshape(-1, *[1] * (indices.ndim - 1))
+            flips = flipped_places(
+                indices.shape,
+                bits=index_bits,
+                probability=-jnp.expm1(orders * jnp.log1p(-2 * p)) / 2,
+                key=stream(key, "hashes"),
+            )
+            indices = indices ^ flips
+        return misread(
+            self.read(indices),
+            full_scale=ROW_RANGE,
+            bits=self.row_bits,
+            probability=read_flip_probability(self.table_bits() / heads, process),
+            key=stream(key, "rows"),
+        )
+
     def scan(self, state, xs, *, process, key):
         x, lines = xs[..., : self.n_out], xs[..., self.n_out :]
         held = jnp.concatenate([state, bytes_of(lines)])
-        codes = self.read(self.indices(held))
+        codes = self.read_noisy(
+            self.indices(held), process=process, key=stream(key, "flips")
+        )
         a = thermal_noise(
             coupled(codes * self.scale.realized(), process=process),
             process.thermal_variance(NODE_F),

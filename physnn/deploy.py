@@ -1,21 +1,21 @@
 """deploy: a chip of a design in an environment, and which sources act on it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Key, PyTree
 
-from physnn.circuit import AbstractCircuit, run
+from physnn.dependence import read_by
 from physnn.disturbance import TEMPORAL, disturbed, per_meter, supply_coupling
 from physnn.environment import AMOUNTS, Environment
-from physnn.fabricate import banks_of, contributions, fabricate, has_stored
-from physnn.noise import is_zero
+from physnn.fabricate import banks_of, contributions, fabricate, frozen, has_stored
 from physnn.process import Process
-from physnn.sites import TRIAL, children_of, circuits_of, own_banks, sites_of
+from physnn.sites import circuits_of, own_banks, shape_of, sites_of
 from physnn.variation import FAULTS, VARIATIONS, faults, floor_plan
 
 
@@ -33,6 +33,7 @@ def deploy(
     *,
     key: Key[Array, ""],
     period_s: float,
+    strict: bool = True,
 ) -> Deployed:
     """One chip of `design` in `environment`: what runs, and the process it runs on.
 
@@ -42,12 +43,32 @@ def deploy(
     `Process.at` moves the process to the operating point of this die, `fabricate`
     freezes what differs from chip to chip, `disturbed` puts around it the temporal
     sources that have a memory. All three use `key`, in streams of their own. Works
-    under `jit` and under `vmap` over keys or over traced amounts. It does not look
-    whether each source can act: `active_sources` does.
+    under `jit` and under `vmap` over keys or over traced amounts.
+
+    Raises `ValueError` for a source that no part can honor, unless not `strict`. That
+    asks `active_sources`, seconds for a model of four layers, and is remembered for the
+    same shapes, process and environment. It is asked only where all amounts are plain
+    numbers: arrays, traced or not, have been asked about by whoever made them. Not
+    `strict` suits sweeps over many environments.
     """
+    if strict:
+        _check_honored(design, process, environment)
     there = process.at(environment, key=key)
-    chip = fabricate(design, there, key=key, environment=environment)
+    chip = fabricate(design, there, key=key, environment=frozen(environment))
     return Deployed(disturbed(chip, there, environment, period_s=period_s), there)
+
+
+def _check_honored(design, process, environment) -> None:
+    amounts = jax.tree.leaves((process, environment))
+    if all(isinstance(amount, int | float | str) for amount in amounts):
+        leaves, tree = jax.tree.flatten((design, process, environment))
+        _honors(tree, tuple(map(shape_of, leaves)))
+
+
+@cache
+def _honors(tree, leaves: tuple) -> None:
+    # Remembered by shapes: chips of a design differ by keys alone.
+    active_sources(*jax.tree.unflatten(tree, leaves))
 
 
 @dataclass(frozen=True)
@@ -55,6 +76,7 @@ class Source:
     """One source of an environment, and what it does to a model.
 
     `acts_on`: parts that it moves, by path; `deaf`: parts that it does not reach.
+    `frequency`: of one that has one, its name and its value [Hz].
     """
 
     name: str
@@ -62,11 +84,20 @@ class Source:
     unit: str
     acts_on: tuple[str, ...]
     deaf: tuple[str, ...]
+    frequency: tuple[str, float | str] | None = None
 
     def __str__(self):
-        value = self.value if isinstance(self.value, str) else f"{self.value:.3g}"
+        text = lambda value: value if isinstance(value, str) else f"{value:.3g}"
+        amount = f"{self.name} = {text(self.value)} {self.unit}"
+        if self.frequency is not None:
+            name, value = self.frequency
+            amount += f" {'from' if 'low' in name else 'at'} {text(value)} Hz"
         total = len(self.acts_on) + len(self.deaf)
-        return f"{self.name} = {value} {self.unit}: {len(self.acts_on)} of {total}"
+        return f"{amount}: {len(self.acts_on)} of {total}"
+
+
+# Which frequency goes with an amount.
+FREQUENCIES = {"ripple_V": "ripple_Hz", "flicker_V2m2": "flicker_low_Hz"}
 
 
 def active_sources(
@@ -83,7 +114,7 @@ def active_sources(
     """
     found, parts = [], dict(circuits_of(design))
     there = process.at(environment.replace(die_to_die=0.0))
-    reads = {path: _reads(circuit, there) for path, circuit in parts.items()}
+    reads = {p: read_by(part, there, NUMBERS) for p, part in parts.items()}
     for name, moved in _points(environment).items():
         acts = [path for path in parts if reads[path] & moved]
         found.append(_source(name, environment, acts, parts))
@@ -128,13 +159,16 @@ def _none_of(name: str):
 
 
 def _source(name, environment, acts, parts) -> Source:
-    value = getattr(environment, name)
-    if not isinstance(value, int | float | str):
-        value = "traced"
+    def value(name):
+        plain = getattr(environment, name)
+        return plain if isinstance(plain, int | float | str) else "traced"
+
     unit = Environment.unit_of(name)
     acts = tuple(dict.fromkeys(acts))
     deaf = tuple(part for part in parts if part not in acts)
-    return Source(name, value, unit, acts, deaf)
+    of = FREQUENCIES.get(name)
+    frequency = (of, value(of)) if of else None
+    return Source(name, value(name), unit, acts, deaf, frequency)
 
 
 _RATES = {"rate", "ring_rate"}
@@ -220,14 +254,19 @@ def _temporal_sources(design, process, environment) -> dict[str, list[str]]:
         for name in own_banks(circuit)
     }
     for site in sites_of(design, process):
-        acts = {
+        acts: dict[str, Callable] = {
             "flicker_V2m2": per_meter,
             "ripple_V": supply_coupling,
             "supply_noise_V": supply_coupling,
             "output_noise": lambda s, _: 1.0 if s.is_output else 0.0,
         }
         for name in found:
-            moved = acts[name](site, process)
+            moved = eqx.filter_eval_shape(
+                lambda bank, act=acts[name], site=site: act(
+                    replace(site, bank=bank), process
+                ),
+                site.bank,
+            )
             if not isinstance(moved, int | float) or moved != 0:
                 found[name].append(owner[site.path])
     return found
@@ -235,36 +274,3 @@ def _temporal_sources(design, process, environment) -> dict[str, list[str]]:
 
 NUMBERS = sorted({number for moved in POINTS.values() for number in moved})
 NUMBERS = (*NUMBERS, "temperature_K")
-
-
-def _reads(circuit: AbstractCircuit, process: Process) -> set[str]:
-    """Numbers of the process on which the outputs depend, not through a part."""
-    whole = _depends(circuit, process)
-    for _, part in children_of(circuit):
-        whole = whole - _depends(part, process)
-    return whole
-
-
-def _depends(circuit: AbstractCircuit, process: Process) -> set[str]:
-    # What is none there is no tracer, so that nothing seems to depend on it.
-    names = [name for name in NUMBERS if not is_zero(getattr(process, name))]
-    get = lambda p: [getattr(p, name) for name in names]
-    arrays, rest = eqx.partition(circuit, eqx.is_array)
-
-    def trial(numbers, arrays, xs):
-        moved = eqx.tree_at(get, process, numbers)
-        circuit = eqx.combine(arrays, rest)
-        return run(circuit, xs, process=moved, key=jr.key(0))
-
-    floats = lambda *axes: jax.ShapeDtypeStruct(axes, jnp.float32)
-    numbers, xs = [floats() for _ in names], floats(*TRIAL, circuit.n_in)
-    jaxpr = jax.make_jaxpr(trial)(numbers, arrays, xs).jaxpr
-    # Which of the numbers each variable of the trace comes from.
-    of = {var: frozenset([n]) for var, n in zip(jaxpr.invars, names, strict=False)}
-    none = frozenset()
-    come_from = lambda v: none if hasattr(v, "val") else of.get(v, none)
-    for equation in jaxpr.eqns:
-        inputs = frozenset().union(*(come_from(v) for v in equation.invars))
-        for var in equation.outvars:
-            of[var] = inputs
-    return set(frozenset().union(*(come_from(v) for v in jaxpr.outvars)))

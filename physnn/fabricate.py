@@ -15,6 +15,7 @@ from physnn.keys import stream
 from physnn.process import Process
 from physnn.variation import (
     COMMON,
+    FAULTS,
     VARIATIONS,
     faults,
     floor_plan,
@@ -24,6 +25,11 @@ from physnn.variation import (
 from physnn.variation import device_sigma as device_sigma
 
 Design = TypeVar("Design")
+
+# Amounts that are frozen into a chip; its mismatch is that of the process.
+FROZEN = (*(n for _, ns in VARIATIONS.values() for n in ns if n != "mismatch"), *FAULTS)
+# Of what acts in time: they say when, not how much.
+_WHEN = ("ripple_Hz", "flicker_low_Hz")
 
 
 def fabricate(
@@ -37,15 +43,20 @@ def fabricate(
 
     The errors of `physnn.variation` are drawn from independent streams and add up;
     then faulty devices let go of their value. Mismatch is that of `process`, which an
-    environment has moved with `process.at(environment)`; of `environment` come all
-    other amounts. None is the nominal one, with mismatch alone. With every amount at
-    none the chip *is* the design.
+    environment has moved with `process.at(environment)`; of `environment` come the
+    amounts in `FROZEN`. None is the nominal one, with mismatch alone. With every amount
+    at none the chip *is* the design.
+
+    Raises `ValueError` for an environment with another amount, as a plain number that
+    is not nominal: it acts through `Process.at` or in time, and here it would be lost.
+    `deploy` does all three, `frozen` leaves the others out.
 
     Banks draw from streams named by their path and sources from streams of their own,
     so a new bank or a new source reseeds no other. A chip of a chip is another chip of
     the design. Works under `vmap` over keys, and on traced amounts.
     """
     environment = environment or Environment()
+    _check_frozen(environment)
     paths = banks_of(design)
     places = dict(zip(paths, floor_plan([*paths.values()]), strict=True))
 
@@ -72,19 +83,49 @@ def fabricate(
     if no_faults(environment):
         return chip
 
-    def damage(path, node):
-        if not has_stored(node):
-            return node
-        values, full_scale = node.stored()
-        is_stuck, stuck = stuck_values(
-            values.shape,
-            full_scale,
-            environment=environment,
-            key=stream(stream(key, "faults"), jtu.keystr(path)),
-        )
-        return node.with_stored(jnp.where(is_stuck, stuck, values))
+    return _damaged(chip, "", environment, stream(key, "faults"))
 
-    return jtu.tree_map_with_path(damage, chip, is_leaf=has_stored)
+
+def _damaged(node, path: str, environment: Environment, key: Key[Array, ""]):
+    """`node` with faults in all that it and its parts store outside of banks."""
+    stops = lambda n: n is not node and (has_stored(n) or has_roms(n))
+    inside = lambda below, n: (
+        _damaged(n, path + jtu.keystr(below), environment, key) if stops(n) else n
+    )
+    whole = jtu.tree_map_with_path(inside, node, is_leaf=stops)
+    if has_stored(whole):
+        return _stuck(whole, path, environment, key)
+    if has_roms(whole):
+        roms = whole.roms().items()
+        return whole.with_roms(
+            {name: _stuck(rom, path + name, environment, key) for name, rom in roms}
+        )
+    return whole
+
+
+def _stuck(circuit, path: str, environment: Environment, key: Key[Array, ""]):
+    values, full_scale = circuit.stored()
+    is_stuck, stuck = stuck_values(
+        values.shape, full_scale, environment=environment, key=stream(key, path)
+    )
+    return circuit.with_stored(jnp.where(is_stuck, stuck, values))
+
+
+def frozen(environment: Environment) -> Environment:
+    """What `fabricate` takes of an environment, all else nominal."""
+    return Environment().replace(**{n: getattr(environment, n) for n in FROZEN})
+
+
+def _check_frozen(environment: Environment) -> None:
+    nominal = Environment()
+    for name, value in vars(environment).items():
+        plain = value is None or isinstance(value, int | float | str)
+        if plain and name not in (*FROZEN, *_WHEN) and value != getattr(nominal, name):
+            raise ValueError(
+                "Argument `environment` of `fabricate` must hold what is frozen into a"
+                f" chip, but also has `{name}` = {value}, which acts through"
+                " `Process.at` or in time: use `deploy`, or `frozen(environment)`."
+            )
 
 
 def contributions(bank, name, place, *, process, environment, key) -> Iterator[tuple]:
@@ -102,7 +143,18 @@ def contributions(bank, name, place, *, process, environment, key) -> Iterator[t
 
 def has_stored(node) -> bool:
     """Whether a node of a design is a circuit with stored values in no bank."""
-    return isinstance(node, AbstractCircuit) and node.stored() is not None
+    own = isinstance(node, AbstractCircuit) and type(node).stored
+    return bool(own) and own is not AbstractCircuit.stored
+
+
+def has_roms(node) -> bool:
+    """Whether a model makes circuits of arrays of its own, and takes them back.
+
+    `roms()` gives them by the path of their array, `with_roms` takes them: what a model
+    stores at a path of its own is drawn and reported as any circuit is.
+    """
+    # Of the class: a model around another passes its attributes on.
+    return hasattr(type(node), "roms")
 
 
 def is_bank(node) -> bool:

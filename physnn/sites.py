@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,7 +14,7 @@ from jaxtyping import PyTree
 
 from physnn.bank import Bank
 from physnn.circuit import AbstractCircuit, run
-from physnn.fabricate import is_bank
+from physnn.fabricate import has_roms, is_bank
 from physnn.lines import ChargeLines
 from physnn.process import Process
 
@@ -37,17 +38,24 @@ class Site:
 
 
 def circuits_of(model: PyTree) -> Iterator[tuple[str, AbstractCircuit]]:
-    """Every circuit in a model by its path, those inside another as well."""
+    """Every circuit in a model by its path, those inside another as well.
+
+    So are those that it makes of its own arrays (`physnn.fabricate.has_roms`).
+    """
     if isinstance(model, AbstractCircuit):
         yield "", model
+    if has_roms(model):
+        yield from model.roms().items()
     for path, node in children_of(model):
         for below, circuit in circuits_of(node):
             yield path + below, circuit
 
 
-def children_of(model: PyTree) -> list[tuple[str, AbstractCircuit]]:
-    """The outermost circuits inside a model or a circuit."""
-    is_inner = lambda node: node is not model and isinstance(node, AbstractCircuit)
+def children_of(model: PyTree) -> list[tuple[str, Any]]:
+    """The outermost circuits, or models that make some, inside another."""
+    is_inner = lambda node: (
+        node is not model and (isinstance(node, AbstractCircuit) or has_roms(node))
+    )
     leaves = jtu.tree_leaves_with_path(model, is_leaf=is_inner)
     return [(jtu.keystr(path), node) for path, node in leaves if is_inner(node)]
 
@@ -94,10 +102,12 @@ def _takes_time(circuit: AbstractCircuit, name: str, process: Process) -> bool:
     """Whether the bank called `name` of a circuit may have an error for every token."""
     shape = own_banks(circuit)[name].value.shape
     leaves, tree = jax.tree.flatten((circuit, process))
-    as_shape = lambda x: (
-        jax.ShapeDtypeStruct(x.shape, x.dtype) if eqx.is_array(x) else x
-    )
-    return _trial(tree, tuple(map(as_shape, leaves)), name, (*TRIAL, *shape))
+    return _trial(tree, tuple(map(shape_of, leaves)), name, (*TRIAL, *shape))
+
+
+def shape_of(leaf):
+    """A leaf, of an array its shape alone."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf
 
 
 @cache

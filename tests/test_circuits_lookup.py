@@ -20,12 +20,13 @@ from circuits.lookup import (
     truth_tables,
 )
 from circuits.lookup_bits import exploring
-from circuits.lookup_read import bit_flip_probability, flip_bits, hadamard, look_up
+from circuits.lookup_read import hadamard, look_up
 from circuits.lookup_state import lookup_state
 from circuits.lookup_wiring import FixedWiring, learned_wiring
 from evals.verify import verify
 from physnn.circuit import run
 from physnn.export.package import export
+from physnn.noise import bit_flip_probability, flip_bits
 from tests.helpers import PERIOD_S, PROCESS, QUIET, run_jit, totals, with_process
 
 every_k = pytest.mark.parametrize("k", range(2, 7))

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from circuits.lookup import softened, truth_tables
 from circuits.lookup_bits import exploring
-from circuits.lookup_read import bit_flip_probability
 from circuits.lookup_state import lookup_state
 from circuits.lookup_wiring import FixedWiring, gather, learned_wiring
 from physnn.circuit import run_stepwise
+from physnn.noise import bit_flip_probability
 from tests.helpers import PROCESS, QUIET, run_jit
 
 

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from circuits.blocks.base import Site
 from circuits.blocks.memory import MemoryBlock
 from circuits.memory import (
-    ROM_BIT_M2,
     ROW_RANGE,
     HashedMemory,
     bytes_of,
     hash_table,
-    rom_wires_C,
 )
 from circuits.parts import NODE_F
+from circuits.rom import ROM_BIT_M2, rom_wires_C
 from physnn.circuit import run, run_stepwise
 from tests.helpers import PERIOD_S, PROCESS, QUIET, assert_variance, run_jit, totals
 

@@ -146,7 +146,7 @@ def test_tails_carry_the_current_that_is_billed():
 def test_every_array_honors_its_lines_and_none_is_the_design(name):
     # Charge of a few cells has settled long before its time.
     ohm_per_m = 2e10 if name == "ChargeMac" else 1e8
-    resistive = Environment.ideal().replace(line_ohm_per_m=ohm_per_m)
+    resistive = Environment(line_ohm_per_m=ohm_per_m)
     found = active_sources(member(name), PROCESS, resistive, strict=False)
     (source,) = [each for each in found if each.name == "line_ohm_per_m"]
     assert source.acts_on
@@ -178,7 +178,7 @@ def test_a_gradient_passes_to_the_resistance_also_at_none():
     arrays = [member(name) for name in ("ChargeMac", "ChannelLayer")]
 
     def lost(ohm_per_m):
-        environment = Environment.ideal().replace(line_ohm_per_m=ohm_per_m)
+        environment = Environment(line_ohm_per_m=ohm_per_m)
         total = 0.0
         for design in arrays:
             chip = fabricate(design, PROCESS, key=jr.key(0), environment=environment)

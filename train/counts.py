@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int, Integer, Key, UInt, UInt8
 
-from circuits.memory import rom_wires_C
+from circuits.rom import rom_wires_C
 from physnn.energy.events import Event, token_events
 from physnn.process import Process
 

@@ -15,6 +15,7 @@ from circuits.blocks.state_space import GatedRCBlock
 from circuits.converters import Dac, SarConverter
 from circuits.mac import ChargeMac
 from circuits.parts import AutomaticGain
+from circuits.rom import EmbeddingRom
 from circuits.winner import WinnerTakeAll
 from physnn.energy.events import Event, adc_event, token_events
 from physnn.keys import stream
@@ -133,15 +134,27 @@ class PhysicalModel(eqx.Module):
         elif in_circuits:
             self.readout = SarConverter(vocabulary, **own)
 
+    @property
+    def rom(self) -> EmbeddingRom:
+        """The embedding as the circuit that is read."""
+        return EmbeddingRom(
+            self.embedding, self.input_range, bits=self.config.converter_bits
+        )
+
+    def roms(self) -> dict[str, EmbeddingRom]:
+        """Circuits made of arrays of the model itself, by the path of these."""
+        return {".embedding": self.rom}
+
+    def with_roms(self, roms: dict[str, EmbeddingRom]) -> "PhysicalModel":
+        """The model with what these hold."""
+        return eqx.tree_at(lambda m: m.embedding, self, roms[".embedding"].rows)
+
     def init_state(self, batch_shape: tuple[int, ...] = ()):
         return self.stack.init_state(batch_shape)
 
     def _run(self, verb, state, tokens, *, process, key):
-        bits = self.config.converter_bits
-        if self.dac is None:
-            x = _convert(self.embedding, self.input_range, bits=bits)[tokens]
-        else:
-            x = self.embedding[tokens]
+        x = self.rom.read(tokens, process=process, key=stream(key, "embedding"))
+        if self.dac is not None:
             x = self.dac.apply(x, process=process, key=stream(key, "dac"))
         state, x = self.stack.run(
             verb,
@@ -156,11 +169,17 @@ class PhysicalModel(eqx.Module):
         if isinstance(self.readout, WinnerTakeAll):
             return state, self.readout.logits(y, process=process)
         if self.readout is None:
-            y = _convert(y, self.output_range, bits=bits)
+            y = self._digitized(y)
         else:
             y = self.readout.apply(y, process=process, key=stream(key, "readout"))
         y = self.LOGIT_RANGE * y
         return state, y if self.correction is None else self.correction(y)
+
+    def _digitized(self, y):
+        bits = self.config.converter_bits
+        if self.output_range is None:
+            return quantize(y, full_scale=1.0, bits=bits)
+        return quantize_learned(y, full_scale=jnp.exp(self.output_range), bits=bits)
 
     def draw(
         self,
@@ -203,7 +222,10 @@ class PhysicalModel(eqx.Module):
         c = self.config
         races = isinstance(self.readout, WinnerTakeAll)
         events = [
-            Event("rom_bit", c.width * c.converter_bits, "embedding"),
+            *(
+                event.under("embedding")
+                for event in self.rom.events(process, period_s=period_s)
+            ),
             *token_events(self.vocabulary, sampled=not races),
             *self.stack.events(process, period_s=period_s),
         ]
@@ -228,12 +250,4 @@ def embedded(
     model: PhysicalModel, tokens: Int[np.ndarray, " time"]
 ) -> Float[Array, "time width"]:
     """What the converters of a model give for tokens: the start of its stream."""
-    bits = model.config.converter_bits
-    return _convert(model.embedding, model.input_range, bits=bits)[jnp.asarray(tokens)]
-
-
-def _convert(x, log_range, *, bits: int):
-    """`x` in codes of a converter: of full scale, or of its learned range."""
-    if log_range is None:
-        return quantize(x, full_scale=1.0, bits=bits)
-    return quantize_learned(x, full_scale=jnp.exp(log_range), bits=bits)
+    return model.rom.codes()[jnp.asarray(tokens)]

@@ -45,8 +45,10 @@ class Surroundings(NamedTuple):
             there = environment
             if sampled is not None:
                 there = sampled.draw(there, stream(key, "sampled"))
+            period_s = model.config.period_s
+            # `surroundings_of` has asked what acts, once.
             return deploy(
-                model, process, there, key=key, period_s=model.config.period_s
+                model, process, there, key=key, period_s=period_s, strict=False
             )
 
         return chip_of

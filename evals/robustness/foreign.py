@@ -19,7 +19,7 @@ from evals.quality import Quality, quality_of
 from evals.robustness.scoring import Seen, means_of
 from physnn.bank import Bank
 from physnn.environment import AMOUNTS, Environment
-from physnn.fabricate import fabricate, is_bank
+from physnn.fabricate import fabricate, frozen, is_bank
 from physnn.keys import stream
 from physnn.process import Process, load_process
 from train.tasks.base import Windows
@@ -138,7 +138,8 @@ class ForeignChips:
 @eqx.filter_jit
 def _on_chips(design, process, seen, environment, keys):
     def one(key, design, process, seen, environment):
-        chip = fabricate(design, process, key=key, environment=environment)
+        amounts = frozen(environment)
+        chip = fabricate(design, process, key=key, environment=amounts)
         logits = realized(chip)(seen.tokens[:, :-1], stream(key, "noise"))
         full = jnp.max(jnp.abs(logits), axis=-1, keepdims=True)
         noise = jr.normal(stream(key, "output"), logits.shape, logits.dtype)

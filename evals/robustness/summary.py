@@ -40,10 +40,12 @@ def _sources(results) -> list[str]:
 
 
 def amount(source: dict[str, Any]) -> str:
-    """Value and unit of a source."""
+    """Value and unit of a source, and its frequency where it has one."""
     value = source["value"]
     shown = value if isinstance(value, str) else f"{value:.3g}"
-    return f"{shown} [{source['unit']}]"
+    frequency = source.get("frequency")
+    when = f", {frequency[0]} {frequency[1]:.3g} Hz" if frequency else ""
+    return f"{shown} [{source['unit']}{when}]"
 
 
 def said(row: dict[str, Any], design: float) -> str:
