@@ -82,7 +82,6 @@ def fabricate(
     chip = jtu.tree_map_with_path(draw, design, is_leaf=is_bank)
     if no_faults(environment):
         return chip
-
     return _damaged(chip, "", environment, stream(key, "faults"))
 
 
