@@ -331,10 +331,7 @@ class SettlingNetwork(AbstractDynamicCircuit):
         settling time buys.
         """
         period = self.period_s
-
-        def drift(t, v, x):
-            return period * self.drift(v, x, process=process)
-
+        drift = lambda t, v, x: period * self.drift(v, x, process=process)
         ts = jnp.asarray(times_s) / period
         solution = dfx.diffeqsolve(
             dfx.ODETerm(drift),

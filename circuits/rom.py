@@ -1,5 +1,7 @@
 """ROM: what its wires hold, what noise flips on them, and one that is an embedding."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -77,7 +79,7 @@ class EmbeddingRom(AbstractMemorylessCircuit):
         tokens, self.n_out = rows.shape[-2:]
         self.n_in = max((tokens - 1).bit_length(), 1)
 
-    def full_scale(self):
+    def full_scale(self) -> Any:
         """Value at the end of the codes."""
         return 1.0 if self.log_range is None else jnp.exp(self.log_range)
 

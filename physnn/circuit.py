@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Mapping
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -85,7 +85,7 @@ class AbstractCircuit(eqx.Module, Generic[State]):
         del process
         return None
 
-    def stored(self) -> tuple[Float[Array, "..."], float] | None:
+    def stored(self) -> tuple[Float[Array, "..."], Any] | None:
         """Values stored in bits and not in a `Bank`, and the full scale of one.
 
         What faults act on where there is no device to each value: tables, rows of a

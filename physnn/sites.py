@@ -45,7 +45,8 @@ def circuits_of(model: PyTree) -> Iterator[tuple[str, AbstractCircuit]]:
     if isinstance(model, AbstractCircuit):
         yield "", model
     if has_roms(model):
-        yield from model.roms().items()
+        roms: Any = model
+        yield from roms.roms().items()
     for path, node in children_of(model):
         for below, circuit in circuits_of(node):
             yield path + below, circuit

@@ -17,7 +17,7 @@ ASKED = {"key": jr.key(0), "period_s": PERIOD_S}
 
 @pytest.mark.parametrize("name", ["converter_bow_LSB", "decision_taus", "supply"])
 def test_deploy_names_a_source_that_no_part_honors(name):
-    e = Environment(output_noise=0.01, **{name: 0.5})
+    e = Environment(output_noise=0.01).replace(**{name: 0.5})
     # Asked for again, it is refused again.
     for _ in range(2):
         with pytest.raises(ValueError, match=f"`{name}` = 0.5 acts on none of its 1"):
@@ -71,8 +71,12 @@ def test_fabricate_refuses_what_is_not_frozen(lost):
 def test_what_is_frozen_reaches_a_chip_through_deploy():
     amounts = {"programming": 0.02, "dead": 0.1, "gradient_per_mm": 10.0}
     assert set(amounts) < set(FROZEN)
-    deployed = deploy(MAC, PROCESS, Environment(**amounts, ripple_V=0.01), **ASKED)
-    alone = fabricate(MAC, PROCESS, key=jr.key(0), environment=Environment(**amounts))
+    deployed = deploy(
+        MAC, PROCESS, Environment(ripple_V=0.01).replace(**amounts), **ASKED
+    )
+    alone = fabricate(
+        MAC, PROCESS, key=jr.key(0), environment=Environment().replace(**amounts)
+    )
     for path, bank in banks(deployed.chip.circuit).items():
         assert eqx.tree_equal(bank, banks(alone)[path])
 
