@@ -20,7 +20,7 @@ from evals.robustness.scoring import Seen, means_of
 from evals.robustness.suite import Suite, suite_from
 from evals.robustness.summary import summary
 from physnn.environment import Environment
-from physnn.fabricate import fabricate
+from physnn.fabricate import fabricate, frozen
 from physnn.process import load_process
 from train.experiment import from_table
 from train.loop import train
@@ -205,7 +205,7 @@ def test_zero_amounts_are_exactly_the_clean_model(windows):
         design,
         load_process("cmos28").matched(),
         key=jr.key(1),
-        environment=nothing.traced("programming", "dead", "stuck_full", "stuck_random"),
+        environment=frozen(nothing).traced("programming", "dead"),
     )
     same = jax.tree.map(lambda a, b: np.array_equal(a, b), realized(chip), f)
     assert all(jax.tree.leaves(same))
@@ -222,7 +222,7 @@ def test_programming_error_of_a_linear_model_has_its_variance(windows):
     f = Table(jr.normal(jr.key(0), (VOCABULARY, VOCABULARY)))
     amount, n = 0.03, 400
     tokens = jnp.arange(VOCABULARY)
-    there = Environment.ideal().replace(programming=amount)
+    there = Environment(programming=amount)
 
     @jax.vmap
     def logits(key):
