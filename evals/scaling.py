@@ -1,14 +1,11 @@
-"""Plan: what a device holds and sends when an experiment is trained on a mesh.
+"""Plan: what a device holds, does and sends when an experiment is trained on a mesh.
 
 From the compiled program of one training step on simulated CPU devices: no array is
 made, and no accelerator is needed.
 """
 
 import dataclasses
-import re
 import time
-from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,36 +14,26 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from evals.accelerator import Accelerator, Roofline
+from evals.compiled_cost import Cost, cost_of
 from evals.scale import grown
-from physnn.process import load_process
+from physnn.process import Process, load_process
 from train.experiment import Experiment
 from train.loop import begin
 from train.objective import make_update
 from train.sharding import MeshConfig, shardings_of
 from train.tasks import TextConfig
 
-COLLECTIVES = (
-    "all-gather",
-    "all-reduce",
-    "all-to-all",
-    "collective-permute",
-    "reduce-scatter",
-)
-_BYTES = {
-    "pred": 1,
-    "s8": 1,
-    "u8": 1,
-    "bf16": 2,
-    "f16": 2,
-    "f64": 8,
-    "s64": 8,
-    "u64": 8,
+# A deeper model is compiled with so many layers, twice: what a layer adds is linear.
+# Fewer would mislead: temporary memory is that of the fullest moment, and in a shallow
+# model that moment is another.
+FEW_LAYERS = (4, 8)
+# Code that will not run: without the passes that take half of the compiler's time. They
+# come after what is analyzed, which stays the same to the byte.
+_UNOPTIMIZED = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
 }
-_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
-_INSTRUCTION = re.compile(r" = (.*?) ([a-z][a-z\-]*)\(")
-_CALLED = re.compile(r"(?:body|calls|to_apply)=%?([\w.\-]+)")
-_TRIPS = re.compile(r'known_trip_count":\{"n":"(\d+)"')
 
 
 @dataclass(frozen=True)
@@ -55,37 +42,71 @@ class Plan:
 
     name: str
     parameters: int  # trained ones
+    layers: int
+    compiled_layers: tuple[int, ...]  # without `layers`: extrapolated from these two
     data: int
     model: int
     tokens_per_step: int
-    state_bytes: int  # per device: parameters and optimizer, and the batch
-    temporary_bytes: int  # per device: activations, gradients, gathered parameters
-    sent_bytes: dict[str, int]  # per device and step: results of collectives, by kind
+    # Of one device, in one step:
+    state_bytes: int  # parameters and optimizer, and the batch
+    temporary_bytes: int  # activations, gradients, gathered parameters
+    cost: Cost
     compile_s: float
+    # On a machine: its name, memory of a device, and the time of a step.
+    on: str | None = None
+    memory_bytes: float | None = None
+    step: Roofline | None = None
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
     def __str__(self):
-        sent = ", ".join(f"{k} {v / 1e9:.3g} GB" for k, v in self.sent_bytes.items())
-        return (
-            f"{self.name}: {self.parameters:,} trained parameters on {self.data} x"
-            f" {self.model} devices, {self.tokens_per_step:,} tokens per step\n"
-            f"  per device  state {self.state_bytes / 1e9:.3g} GB, temporary"
-            f" {self.temporary_bytes / 1e9:.3g} GB\n"
-            f"  per step    {sent or 'nothing is sent'}\n"
-            f"  compiled in {self.compile_s:.0f} s"
+        sent = ", ".join(
+            f"{kind} {n / 1e9:.3g} GB" for kind, n in self.cost.sent_bytes.items()
         )
+        held = self.state_bytes + self.temporary_bytes
+        lines = [
+            f"{self.name}: {self.parameters:,} trained parameters in {self.layers}"
+            f" layers on {self.data} x {self.model} devices,"
+            f" {self.tokens_per_step:,} tokens per step",
+            f"  per device  state {self.state_bytes / 1e9:.3g} GB, temporary"
+            f" {self.temporary_bytes / 1e9:.3g} GB",
+            f"  per step    {self.cost.flops / 1e12:.3g} TFLOP of products, memory"
+            f" moves {self.cost.moved_bytes / 1e9:.3g} GB, {sent or 'nothing is sent'}",
+        ]
+        if self.step and self.memory_bytes:
+            lines += [
+                f"  on {self.on}, estimated: {held / self.memory_bytes:.0%} of memory;"
+                f" products {self.step.products_s:.3g} s, memory"
+                f" {self.step.memory_s:.3g} s, links {self.step.links_s:.3g} s: a step"
+                f" takes {self.step.least_s:.3g} to {self.step.most_s:.3g} s, most of"
+                f" it {self.step.bound}",
+            ]
+        if self.layers not in self.compiled_layers:
+            few, more = self.compiled_layers
+            lines.append(
+                f"  extrapolated in depth from programs of {few} and {more} layers"
+            )
+        return "\n".join([*lines, f"  compiled in {self.compile_s:.0f} s"])
 
 
-def plan(experiment: Experiment, *, parameters: float | None = None) -> Plan:
+def plan(
+    experiment: Experiment,
+    *,
+    parameters: float | None = None,
+    on: Accelerator | None = None,
+    whole: bool = False,
+) -> Plan:
     """The row of an experiment on its own mesh, grown to `parameters` if given.
 
+    A model of more layers than `FEW_LAYERS` is compiled with so many and extrapolated
+    linearly in depth, unless it is to be compiled `whole`. `on`: a machine whose memory
+    and time are to be told, too.
+
     Simulates as many CPU devices as the mesh asks for, so JAX must not have been used
-    before. Raises `ValueError` if it has, and what `grown` raises.
+    before. Raises `ValueError` if it has, and what `grown` and `roofline` raise.
     """
-    mesh_config = experiment.mesh
-    _simulate(mesh_config)
+    _simulate(experiment.mesh)
     process = load_process(experiment.process)
     task = experiment.task
     vocabulary = task.symbols()[0] if isinstance(task, TextConfig) else 10
@@ -94,7 +115,61 @@ def plan(experiment: Experiment, *, parameters: float | None = None) -> Plan:
             experiment.model, parameters, vocabulary=vocabulary, process=process
         )
         experiment = dataclasses.replace(experiment, model=model)
-    mesh = mesh_config.build(batch=experiment.batch)
+    asked = {"vocabulary": vocabulary, "process": process}
+    held, _ = eqx.filter_eval_shape(begin, experiment, **asked)
+    depth = next((n for n in _DEPTHS if hasattr(experiment.model, n)), None)
+    layers = getattr(experiment.model, depth) if depth else 1
+    compiled = (layers,)
+    if depth and not whole and layers > max(FEW_LAYERS):
+        compiled = FEW_LAYERS
+    began = time.monotonic()
+    programs = []
+    for n in compiled:
+        model = experiment.model
+        if depth and n != layers:
+            model = dataclasses.replace(model, **{depth: n})
+        each = dataclasses.replace(experiment, model=model)
+        programs.append(_program(each, **asked))
+    found = programs[0]
+    if len(programs) > 1:
+        found = _extrapolated(programs, compiled, layers)
+    step = None
+    if on is not None:
+        precision = experiment.compute.matmul_precision
+        step = on.roofline(found.cost, precision=precision)
+    return Plan(
+        experiment.name,
+        sum(leaf.size for leaf in jax.tree.leaves(held.state.trained)),
+        layers,
+        compiled,
+        experiment.mesh.data,
+        experiment.mesh.model,
+        experiment.tokens_per_step,
+        round(found.state_bytes),
+        round(found.temporary_bytes),
+        found.cost,
+        time.monotonic() - began,
+        on.name if on else None,
+        on.memory_bytes if on else None,
+        step,
+    )
+
+
+# What the configs of models call their depth.
+_DEPTHS = ("n_layers", "n_blocks")
+
+
+@dataclass(frozen=True)
+class _Program:
+    """What the compiler says of one program."""
+
+    state_bytes: float
+    temporary_bytes: float
+    cost: Cost
+
+
+def _program(experiment: Experiment, *, vocabulary: int, process: Process) -> _Program:
+    mesh = experiment.mesh.build(batch=experiment.batch)
     held, static = eqx.filter_eval_shape(
         begin, experiment, vocabulary=vocabulary, process=process
     )
@@ -112,69 +187,29 @@ def plan(experiment: Experiment, *, parameters: float | None = None) -> Plan:
     update = make_update(
         eqx.combine(fixed, static), experiment=experiment, process=process, mesh=mesh
     )
-    began = time.monotonic()
-    compiled = update.lower(state, tokens).compile()
+    compiled = update.lower(state, tokens).compile(compiler_options=_UNOPTIMIZED)
     memory, program = compiled.memory_analysis(), compiled.as_text()
     if memory is None or program is None:
         raise ValueError(
             "The compiler must analyze the memory of its programs to plan, but this"
             f" one ({jax.default_backend()}) does not: plan on a CPU."
         )
-    return Plan(
-        experiment.name,
-        sum(leaf.size for leaf in jax.tree.leaves(held.state.trained)),
-        mesh.shape["data"],
-        mesh.shape["model"],
-        experiment.tokens_per_step,
-        memory.argument_size_in_bytes,
-        memory.temp_size_in_bytes,
-        sent_bytes(program),
-        time.monotonic() - began,
+    return _Program(
+        memory.argument_size_in_bytes, memory.temp_size_in_bytes, cost_of(program)
     )
 
 
-def sent_bytes(program: str) -> dict[str, int]:
-    """Bytes of the results of a compiled program's collectives, by kind, per device.
-
-    Those inside a loop count as often as it runs, where XLA knows how often.
-    """
-    own: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    calls: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    here, entry = "", ""
-    for line in program.splitlines():
-        if header := _COMPUTATION.match(line):
-            here = header[2]
-            entry = here if header[1] else entry
-            continue
-        found = _INSTRUCTION.search(line)
-        if not found:
-            continue
-        kind = found[2].removesuffix("-start")
-        if kind in COLLECTIVES:
-            own[here][kind] += _size(found[1])
-        trips = _TRIPS.search(line)
-        times = int(trips[1]) if trips else 1
-        calls[here] += [(name, times) for name in _CALLED.findall(line)]
-
-    def total(name: str) -> Mapping[str, int]:
-        result = dict(own.get(name, {}))
-        for called, times in calls.get(name, []):
-            for kind, n in total(called).items():
-                result[kind] = result.get(kind, 0) + times * n
-        return result
-
-    return dict(sorted(total(entry).items()))
-
-
-def _size(result: str) -> int:
-    """Bytes of the arrays in the type of a result."""
-    total = 0
-    for kind, shape in _ARRAY.findall(result):
-        n = _BYTES.get(kind, 4)
-        for length in filter(None, shape.split(",")):
-            n *= int(length)
-        total += n
-    return total
+def _extrapolated(
+    programs: list[_Program], depths: tuple[int, ...], layers: int
+) -> _Program:
+    """A program of `layers` layers, on the line through two of fewer."""
+    few, more = programs
+    share = (layers - depths[0]) / (depths[1] - depths[0])
+    at = lambda name: (1 - share) * getattr(few, name) + share * getattr(more, name)
+    cost = Cost()
+    cost.add(few.cost, 1 - share)
+    cost.add(more.cost, share)
+    return _Program(at("state_bytes"), at("temporary_bytes"), cost)
 
 
 def _simulate(mesh: MeshConfig) -> None:

@@ -27,6 +27,7 @@ def files(section: str):
 def test_every_file_belongs_to_a_section_that_is_tested():
     sections = {path.parent.name for path in CONFIGS.rglob("*.toml")}
     assert sections == {
+        "accelerators",
         "cells",
         "environments",
         "evals",
