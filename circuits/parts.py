@@ -17,6 +17,7 @@ from physnn.export.netlist import Device, Instance, Netlist, Parameter
 from physnn.materialized import materialized
 from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
+from physnn.time_parts import joined, n_parts, with_past
 
 # Load of a node inside a block: a short wire, a gate, a sampling capacitor.
 NODE_F = 10e-15
@@ -217,11 +218,17 @@ class DelayLine(AbstractCircuit[Float[Array, "past *batch n"]]):
 
     def scan(self, state, xs, *, process, key):
         taps = self.tap.realized()
-        held = jnp.concatenate([state, xs])
-        y = coupled(tapped(taps, materialized(held)), process=process)
+        if n_parts() > 1:
+            held = with_past(state, xs)
+            filtered = jax.vmap(tapped, in_axes=(None, 0))
+            y, held = joined(filtered(taps, materialized(held))), held[-1]
+        else:
+            held = jnp.concatenate([state, xs])
+            y = tapped(taps, materialized(held))
+        y = coupled(y, process=process)
         variance = process.thermal_variance(NODE_F) * (1 + jnp.sum(jnp.abs(taps), 0))
         y = thermal_noise(y, variance, process=process, key=key)
-        return held[len(xs) :], jnp.clip(y, -1.0, 1.0)
+        return held[len(held) - len(state) :], jnp.clip(y, -1.0, 1.0)
 
     def step(self, state, x, *, process, key):
         state, ys = self.scan(state, x[None], process=process, key=key)

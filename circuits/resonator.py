@@ -18,6 +18,7 @@ from physnn.export.netlist import Device, Instance, Netlist, Parameter
 from physnn.keys import stream
 from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
+from physnn.time_parts import n_parts
 
 # Drawn area of the pair that sets a bias: 2 mV·µm leave 0.5 mV, 1.5 % of a rate.
 PAIR_M2 = 16e-12
@@ -177,7 +178,7 @@ class Resonator(AbstractDynamicCircuit):
         a, turn, *drive = self._drive(xs, process=process, key=key)
         start = jnp.split(state, 2, axis=-1)
         # On a CPU the turning frame takes three times as long as turning every state.
-        one_by_one = recurrence.kernel_here() == "sequential"
+        one_by_one = recurrence.kernel_here() == "sequential" and n_parts() == 1
         solve = _turned if one_by_one else _in_turning_frame
         vs = jnp.concatenate(solve(a, turn, drive, start), axis=-1)
         return vs[-1], self.read(vs, xs, process=process)

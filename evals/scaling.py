@@ -46,6 +46,7 @@ class Plan:
     compiled_layers: tuple[int, ...]  # without `layers`: extrapolated from these two
     data: int
     model: int
+    sequence: int
     tokens_per_step: int
     # Of one device, in one step:
     state_bytes: int  # parameters and optimizer, and the batch
@@ -67,7 +68,7 @@ class Plan:
         held = self.state_bytes + self.temporary_bytes
         lines = [
             f"{self.name}: {self.parameters:,} trained parameters in {self.layers}"
-            f" layers on {self.data} x {self.model} devices,"
+            f" layers on {self.data} x {self.model} x {self.sequence} devices,"
             f" {self.tokens_per_step:,} tokens per step",
             f"  per device  state {self.state_bytes / 1e9:.3g} GB, temporary"
             f" {self.temporary_bytes / 1e9:.3g} GB",
@@ -144,6 +145,7 @@ def plan(
         compiled,
         experiment.mesh.data,
         experiment.mesh.model,
+        experiment.mesh.sequence,
         experiment.tokens_per_step,
         round(found.state_bytes),
         round(found.temporary_bytes),
@@ -214,7 +216,7 @@ def _extrapolated(
 
 def _simulate(mesh: MeshConfig) -> None:
     """Let this process have the CPU devices of a mesh."""
-    wanted = max(mesh.data, 1) * mesh.model
+    wanted = max(mesh.data, 1) * mesh.model * mesh.sequence
     try:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", wanted)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from physnn.time_parts import in_parts, joined, n_parts
+
 # How a recurrence is computed: one step after the other; all at once, as a parallel
 # prefix (Blelloch 1990); or the prefix inside chunks, one chunk after the other.
 Kernel = Literal["sequential", "associative", "chunked"]
@@ -55,12 +57,31 @@ def linear_recurrence(
     """All states v_1 … v_time of v_t = α_t·v_{t−1} + β_t from v_0.
 
     The reverse pass is the same recurrence backwards in time, so it needs only α and v.
-    Computed by `kernel_here()`, both ways; the kernels agree but for rounding.
+    Computed by `kernel_here()`, both ways; the kernels agree but for rounding. Where
+    time is cut (`physnn.time_parts`), each device does so with its part of it.
 
     Reference: Blelloch 1990, "Prefix sums and their applications", CMU-CS-90-190.
     """
     # Chosen once: the gradient may be traced where the choice is another.
-    return _recurrence(kernel_here(), alpha, beta, v0)
+    kernel = kernel_here()
+    if n_parts() > 1:
+        return _over_parts(kernel, alpha, beta, v0)
+    return _recurrence(kernel, alpha, beta, v0)
+
+
+def _over_parts(kernel: Kernel, alpha, beta, v0):
+    """All parts at once, each from zero; then what each began with, as it decays.
+
+    From device to device go the ends of the parts alone: what was left of the state
+    before, and what was added to it.
+    """
+    alpha, beta = in_parts(alpha), in_parts(beta)
+    solve = jax.vmap(partial(_recurrence, kernel), in_axes=(0, 0, None))
+    added = solve(alpha, beta, jnp.zeros_like(v0))
+    left = solve(alpha, jnp.zeros_like(beta), jnp.ones_like(v0))
+    ends = _recurrence(kernel, left[:, -1], added[:, -1], v0)
+    starts = jnp.roll(jnp.asarray(ends), 1, axis=0).at[0].set(v0)
+    return joined(added + left * starts[:, None])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -15,6 +15,7 @@ def plan(
     on: str | None = None,
     data: int | None = None,
     model: int = 1,
+    sequence: int = 1,
     batch: int | None = None,
     context: int | None = None,
     accumulate: int | None = None,
@@ -31,6 +32,7 @@ def plan(
         data: Devices the batch and the parameters are cut over, simulated; without it
             those of the machine, or 8.
         model: Parts the matrices of wide circuits are cut into beside that.
+        sequence: Parts the time of each window is cut into beside that.
         batch: Windows per step; without it that of the experiment.
         context: Bytes of a window; without it that of the experiment.
         accumulate: Parts of a batch, one after another; without it those of the
@@ -47,7 +49,7 @@ def plan(
     experiment = load_experiment(find_config("experiments", config))
     machine = load_accelerator(on) if on else None
     if data is None:
-        data = machine.devices // model if machine else 8
+        data = machine.devices // (model * sequence) if machine else 8
     task = experiment.task
     if context is not None:
         task = dataclasses.replace(task, context=context)
@@ -56,7 +58,7 @@ def plan(
         task=task,
         batch=batch or experiment.batch,
         accumulate=accumulate or experiment.accumulate,
-        mesh=MeshConfig(data=data, model=model),
+        mesh=MeshConfig(data=data, model=model, sequence=sequence),
     )
     # How long it takes to compile is part of the answer.
     jax.config.update("jax_enable_compilation_cache", False)

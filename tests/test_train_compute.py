@@ -337,6 +337,10 @@ def test_products_of_eight_bits_leave_the_loss_where_it_was():
             },
             r"`compute.rematerialize` must be left out with a device in the loop",
         ),
+        (
+            {"compute": {"generator": "philox4x32"}, "mesh": {"sequence": 2}},
+            r"another than `philox4x32` on a `mesh` of several devices",
+        ),
     ],
 )
 def test_what_would_be_without_effect_is_refused_in_a_sentence(table, message):

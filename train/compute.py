@@ -82,6 +82,15 @@ class Compute:
                 " and by its name."
             )
 
+    def check_mesh(self, *, one_device: bool) -> None:
+        """Raise `ValueError` for a generator that JAX cannot cut over devices."""
+        if self.generator == "philox4x32" and not one_device:
+            raise ValueError(
+                "Argument `compute.generator` must be another than `philox4x32` on a"
+                " `mesh` of several devices, for which JAX 0.10.2 does not compile it:"
+                " leave it out."
+            )
+
     def training_key(self, seed: int) -> Key[Array, ""]:
         """The key under which a run draws all noise and all chips of its training."""
         return stream(jr.key(seed, impl=self.generator), "train")

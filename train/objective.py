@@ -25,7 +25,7 @@ from train.experiment import Experiment
 from train.hardware import in_the_loop
 from train.noise_aware import clip_channels, distilled_bits
 from train.schedules import schedule_of
-from train.sharding import batches_cut, everywhere, gathered, kept
+from train.sharding import along_time, batches_cut, everywhere, gathered, kept
 from train.surroundings import ChipOf, Surroundings, nominal, nominal_chip
 
 # Anything with `.logits(tokens, process=, key=)`.
@@ -268,7 +268,7 @@ def make_update(
         def slope(trained):
             """With the chips and the noise of this step, wherever it is taken."""
             found = slope_of if parts == 1 else accumulated
-            with compute.tracing(training=True):
+            with compute.tracing(training=True), along_time(mesh):
                 return found(trained, tokens, key, state.step)
 
         gradient, measured = slope(state.trained)
@@ -323,7 +323,7 @@ def make_score(
         if experiment.in_the_loop:
             model, chips = in_the_loop(model, experiment.hardware, device), 0
         model = compute.applied(model)
-        with compute.tracing(training=False):
+        with compute.tracing(training=False), along_time(mesh):
             each = bits_on_chips(
                 model, tokens, chips=chips, process=process, key=key, chip_of=chip_of
             )

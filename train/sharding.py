@@ -10,6 +10,8 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from physnn.time_parts import cut_in_time
+
 # Smaller arrays are on every device: gathering them takes longer than it saves.
 FEWEST_VALUES = 1024
 
@@ -21,13 +23,15 @@ class MeshConfig:
     `data`: parts into which the batch is cut, and with it parameters and optimizer
     state (fully sharded, as Rajbhandari et al. 2020, arXiv 1910.02054, stage 3); 0: all
     devices there are. `model`: parts into which the matrices of wide circuits are cut
-    by column beside that (as Shoeybi et al. 2019, arXiv 1909.08053). `patience_s`: how
-    long one process waits for the others of a run.
+    by column beside that (as Shoeybi et al. 2019, arXiv 1909.08053). `sequence`: parts
+    into which the time of each window is cut. `patience_s`: how long one process waits
+    for the others of a run.
     """
 
     data: int = 1
     model: int = 1
     patience_s: float = 300.0
+    sequence: int = 1
 
     def __post_init__(self):
         if self.data < 0:
@@ -35,10 +39,12 @@ class MeshConfig:
                 "Argument `mesh.data` must be at least 1, or 0 for all devices, but is"
                 f" {self.data}."
             )
-        if self.model < 1:
-            raise ValueError(
-                f"Argument `mesh.model` must be at least 1, but is {self.model}."
-            )
+        for name in ("model", "sequence"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"Argument `mesh.{name}` must be at least 1, but is"
+                    f" {getattr(self, name)}."
+                )
         if not 1 <= self.patience_s < math.inf:
             raise ValueError(
                 "Argument `mesh.patience_s` must be at least 1 s and finite, but is"
@@ -47,7 +53,32 @@ class MeshConfig:
 
     @property
     def is_one_device(self) -> bool:
-        return self.data == self.model == 1
+        return self.data == self.model == self.sequence == 1
+
+    def check_time(self, model: Any, *, context: int, solver: Any) -> None:
+        """Raise `ValueError` where windows cannot be cut into `sequence` parts."""
+        if self.sequence == 1:
+            return
+        blocks = getattr(model, "layer", None)
+        if blocks is None or solver is not None:
+            raise ValueError(
+                "Argument `mesh.sequence` goes with a model of kind `physical` and no"
+                f" `solver`, but the model is of kind `{model.kind}`"
+                f"{'' if solver is None else ' and is integrated'}: leave it out."
+            )
+        for block in blocks:
+            if not getattr(block, "cut_in_time", False):
+                raise ValueError(
+                    "Argument `mesh.sequence` goes with blocks that are per token or"
+                    f" linear in their state, but `{block.kind}` is not, and each of"
+                    " its tokens needs the one before: leave it out, or use"
+                    " `mesh.data`."
+                )
+        if context % self.sequence:
+            raise ValueError(
+                "Argument `task.context` must be a multiple of `mesh.sequence`, but"
+                f" they are {context} and {self.sequence}."
+            )
 
     def check_batch(self, batch: int) -> None:
         """Raise `ValueError` if a batch cannot be cut into `data` equal parts."""
@@ -58,18 +89,19 @@ class MeshConfig:
             )
 
     def build(self, *, batch: int) -> Mesh:
-        """The mesh, its axes named `data` and `model`.
+        """The mesh, its axes named `data`, `model` and `sequence`.
 
         Raises `ValueError` for more devices than there are, for a batch that cannot be
         cut into `data` parts, and if one of several processes had no device in it.
         """
         devices = jax.devices()
-        data = self.data or len(devices) // self.model
-        asked = data * self.model
+        beside = self.model * self.sequence
+        data = self.data or len(devices) // beside
+        asked = data * beside
         if not 1 <= asked <= len(devices):
             raise ValueError(
                 f"Argument `mesh` must ask for at most the {len(devices)} devices there"
-                f" are, but asks for {max(data, 1)} x {self.model}: ask for fewer or"
+                f" are, but asks for {max(data, 1)} x {beside}: ask for fewer or"
                 " start more processes."
             )
         if jax.process_count() > 1 and asked != len(devices):
@@ -78,11 +110,11 @@ class MeshConfig:
                 f" {jax.process_count()} processes, but asks for {asked}: set"
                 " `mesh.data` to 0 or start fewer processes."
             )
-        MeshConfig(data, self.model).check_batch(batch)
+        MeshConfig(data).check_batch(batch)
         return jax.make_mesh(
-            (data, self.model),
-            ("data", "model"),
-            axis_types=(AxisType.Auto, AxisType.Auto),
+            (data, self.model, self.sequence),
+            ("data", "model", "sequence"),
+            axis_types=(AxisType.Auto,) * 3,
             devices=devices[:asked],
         )
 
@@ -133,6 +165,11 @@ def batches_cut(batches: PyTree, mesh: Mesh) -> PyTree:
     """Under `jit`: a stack of batches, each of them cut along `data`."""
     by_data = NamedSharding(mesh, PartitionSpec(None, "data"))
     return jax.lax.with_sharding_constraint(batches, by_data)
+
+
+def along_time(mesh: Mesh):
+    """While entered, circuits are traced with their time cut over `sequence`."""
+    return cut_in_time(NamedSharding(mesh, PartitionSpec("sequence")))
 
 
 def gathered(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -36,6 +36,9 @@ class Block(Protocol):
     """
 
     mechanism: ClassVar[str]
+    # Whether devices may hold parts of its time (`physnn.time_parts`): it is per token,
+    # or linear in its state. What does not say so may not.
+    cut_in_time: ClassVar[bool] = False
 
     @property
     def kind(self) -> str: ...

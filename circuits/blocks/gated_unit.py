@@ -26,6 +26,7 @@ class GatedUnitBlock:
     n_taps: int = 1  # samples the delay line holds; 1: there is none
 
     mechanism: ClassVar[str] = "gate"
+    cut_in_time: ClassVar[bool] = True
 
     def __post_init__(self):
         positive(n_hidden=self.n_hidden, n_taps=self.n_taps)

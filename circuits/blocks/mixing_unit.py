@@ -30,6 +30,7 @@ class MixingUnitBlock:
     n_rounds: int = 1  # butterflies of the mixing; 0: the groups never meet
 
     mechanism: ClassVar[str] = "mixing"
+    cut_in_time: ClassVar[bool] = True
 
     def __post_init__(self):
         positive(n_hidden=self.n_hidden)

@@ -22,6 +22,7 @@ class ResonatorBlock:
     state_F: float = 50e-15  # each of the two capacitors of a resonator
 
     mechanism: ClassVar[str] = "cell"
+    cut_in_time: ClassVar[bool] = True
 
     def __post_init__(self):
         positive(n=self.n, n_taps=self.n_taps)

@@ -38,6 +38,7 @@ class SparseUnitBlock:
     inhibition: float = 1.3  # threshold in rms of the drives
 
     mechanism: ClassVar[str] = "event"
+    cut_in_time: ClassVar[bool] = True
 
     def __post_init__(self):
         positive(n_hidden=self.n_hidden, inhibition=self.inhibition)

@@ -22,6 +22,7 @@ class GatedRCBlock:
     longest_memory: float = 512.0  # time constant of the slowest at the start [tokens]
 
     mechanism: ClassVar[str] = "cell"
+    cut_in_time: ClassVar[bool] = True
 
     def __post_init__(self):
         positive(
