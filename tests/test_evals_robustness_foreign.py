@@ -197,6 +197,62 @@ def test_a_suite_writes_its_page_and_goes_on_where_it_was_killed(windows, tmp_pa
         assert one["design"]["median"] != two["design"]["median"]
 
 
+def in_jit(table):
+    return jax.jit(lambda tokens, key: table[tokens])
+
+
+def in_callback(table):
+    held = np.asarray(table)
+    look_up = lambda tokens: held[np.asarray(tokens)]
+
+    def f(tokens, key):
+        del key
+        shape = jax.ShapeDtypeStruct((*tokens.shape, VOCABULARY), held.dtype)
+        return jax.pure_callback(look_up, shape, tokens, vmap_method="sequential")
+
+    return f
+
+
+@pytest.mark.parametrize("closed", [in_jit, in_callback])
+def test_weights_that_the_jaxpr_does_not_show_begin_anew(closed, windows, tmp_path):
+    ours, others = jr.normal(jr.key(0), (2, VOCABULARY, VOCABULARY))
+    suite = suite_from({"monte_carlo": {"scales": [1], "chips": 1}})
+    run = lambda table: attack_suite(
+        closed(table), windows, suite, out=tmp_path, progress=False
+    )["design"]["median"]
+    seen = Seen.of(windows)
+    own = lambda table: float(means_of(table[seen.tokens[:, :-1]], seen).bits)
+    assert run(ours) == pytest.approx(own(ours), rel=1e-5)
+    store = tmp_path / "robustness.jsonl"
+    mark, design, *rest = map(json.loads, store.read_text().splitlines())
+    design["row"]["median"] = 99.0
+    store.write_text("\n".join(map(json.dumps, (mark, design, *rest))) + "\n")
+    # Another callable of equal weights takes what is there; other weights do not.
+    assert run(jnp.array(ours)) == 99.0
+    assert run(others) == pytest.approx(own(others), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_a_model_of_half_precision_is_attacked_in_its_own(dtype, windows):
+    met = set()
+
+    class Half(Plain):
+        def __call__(self, tokens, key):
+            met.update({self.table.dtype, self.out.weight.dtype, self.out.bias.dtype})
+            return super().__call__(tokens, key)
+
+    narrow = lambda leaf: leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
+    f, seen = jax.tree.map(narrow, Half(jr.key(0))), Seen.of(windows)
+    ideal = Environment.ideal()
+    environments = {"none": ideal, "written": ideal.replace(programming=0.1)}
+    found = attack(f, windows, environments, n_chips=2, key=jr.key(1))
+    assert met == {jnp.dtype(dtype)}
+    logits = eqx.filter_jit(f)(seen.tokens[:, :-1], jr.key(0)).astype(jnp.float32)
+    own = float(jax.jit(means_of)(logits, seen).bits)
+    assert found["none"].values == (own, own)
+    assert len({own, *found["written"].values}) == 3
+
+
 def test_zero_amounts_are_exactly_the_clean_model(windows):
     f, seen = Plain(jr.key(0)), Seen.of(windows)
     design = banked(f)

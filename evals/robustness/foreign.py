@@ -1,6 +1,8 @@
 """Foreign models: any `f(tokens, key) -> logits` on the chips of its own numbers."""
 
 import dataclasses
+import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -71,9 +73,10 @@ def attack(
     vocabulary)`, or of the last token alone. Where it is a pytree (an Equinox module;
     a Flax NNX module by `FromFlax`), each array of real numbers becomes a `Bank` of
     programmed devices with one full scale, coded to `bits` (None: as they are), and
-    `fabricate` gives it `programming` error and `dead` or stuck devices. `output_noise`
-    goes onto the logits, relative to the largest of each position. That is all a
-    digital model can honor; what is `Environment.ideal` gives it as it is.
+    `fabricate` gives it `programming` error and `dead` or stuck devices; `f` reads what
+    they hold in the dtype of the array. `output_noise` goes onto the logits, relative
+    to the largest of each position. That is all a digital model can honor; what is
+    `Environment.ideal` gives it as it is.
 
     Raises `ValueError` for an amount that such a model cannot honor, for one of devices
     where `f` holds no arrays, and for no chips.
@@ -141,10 +144,11 @@ def _on_chips(design, process, seen, environment, keys):
         amounts = frozen(environment)
         chip = fabricate(design, process, key=key, environment=amounts)
         logits = realized(chip)(seen.tokens[:, :-1], stream(key, "noise"))
+        logits = _rounded(logits.astype(jnp.float32), logits.dtype)
         full = jnp.max(jnp.abs(logits), axis=-1, keepdims=True)
         noise = jr.normal(stream(key, "output"), logits.shape, logits.dtype)
         logits = logits + environment.output_noise * full * noise
-        return means_of(logits.astype(jnp.float32), seen)
+        return means_of(logits, seen)
 
     return each_chip(one, keys, design, process, seen, environment)
 
@@ -157,18 +161,20 @@ def banked(f: Any, bits: int | None = None) -> Any:
 
     def bank(leaf):
         if not eqx.is_inexact_array(leaf) or jnp.iscomplexobj(leaf) or not leaf.ndim:
-            return leaf
+            return _Held(leaf)
+        leaf = jnp.asarray(leaf)
         # Flat: which axis is a column, a foreign model does not say.
-        return Bank(
-            jnp.asarray(leaf, jnp.float32).reshape(-1),
+        devices = Bank(
+            leaf.astype(jnp.float32).reshape(-1),
             kind="capacitor",
             unit="full scale",
             area_m2=1.0,
             bits=bits,
             clip_sigma=1e9,
-        ), leaf.shape
+        )
+        return _Held(devices, leaf.shape, leaf.dtype)
 
-    design = jax.tree.map(lambda leaf: _Held.of(bank(leaf)), f)
+    design = jax.tree.map(bank, f)
     if bits is not None and not arrays_of(design)[0]:
         raise ValueError(
             "Argument `bits` goes with a model that holds arrays, but this callable"
@@ -188,35 +194,52 @@ def arrays_of(design: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(devices), tuple(arrays)
 
 
-def program_of(f: Any, seen: Seen) -> tuple[str, list[Any]]:
-    """What `f` computes, as the text of its jaxpr, and the constants in there."""
+def program_of(f: Any, seen: Seen) -> tuple[dict[str, str], list[Any]]:
+    """What `f` computes: digests of its jaxpr and logits, and the jaxpr's constants.
+
+    The logits are those of all windows at a fixed key, bit by bit. They tell apart what
+    the jaxpr does not show: constants of a nested `jax.jit`, and callbacks.
+    """
     arrays, rest = eqx.partition(f, eqx.is_array)
     run = lambda arrays, tokens, key: eqx.combine(arrays, rest)(tokens, key)
-    closed = jax.make_jaxpr(run)(arrays, seen.tokens[:, :-1], jr.key(0))
-    return str(closed.jaxpr), list(closed.consts)
+    given = (arrays, seen.tokens[:, :-1], jr.key(0))
+    closed = jax.make_jaxpr(run)(*given)
+    text = re.sub(r"0x[0-9a-f]+", "", str(closed.jaxpr))  # addresses of functions
+    found = hashlib.sha256()
+    # By the window: a large vocabulary is never whole on the host.
+    for row in jax.jit(run)(*given):
+        found.update(np.asarray(row).tobytes())
+    program = hashlib.sha256(text.encode()).hexdigest()
+    return {"program": program, "logits": found.hexdigest()}, list(closed.consts)
 
 
 class _Held(eqx.Module):
-    """A bank, and the shape of the array that it holds."""
+    """A bank, and shape and dtype of the array that it holds; or what is no bank."""
 
     bank: Any
-    shape: tuple[int, ...] | None = eqx.field(static=True)
-
-    @classmethod
-    def of(cls, made):
-        return cls(*made) if isinstance(made, tuple) else cls(made, None)
+    shape: tuple[int, ...] | None = eqx.field(static=True, default=None)
+    dtype: Any = eqx.field(static=True, default=None)
 
 
 def realized(design: Any) -> Any:
-    """The callable again, with what its devices hold."""
+    """The callable again, with what its devices hold in the dtypes it had."""
     is_held = lambda node: isinstance(node, _Held)
 
-    def array(held):
+    def whole(held):
         if held.shape is None:
             return held.bank
-        return held.bank.realized().reshape(held.shape)
+        array = _rounded(held.bank.realized(), held.dtype)
+        return array.reshape(held.shape).astype(held.dtype)
 
-    return jax.tree.map(array, design, is_leaf=is_held)
+    return jax.tree.map(whole, design, is_leaf=is_held)
+
+
+def _rounded(x: Array, dtype: Any) -> Array:
+    """What `dtype` holds of `x`; a cast may be dropped where it is undone at once."""
+    kept = jnp.finfo(dtype)
+    if kept.bits >= 32:
+        return x
+    return jax.lax.reduce_precision(x, kept.nexp, kept.nmant)
 
 
 def _check(name: str, environment: Environment, n_devices: int) -> None:

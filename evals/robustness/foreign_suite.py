@@ -1,7 +1,5 @@
 """attack_suite(f, windows): the tables of a suite that a foreign model can honor."""
 
-import hashlib
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -70,8 +68,8 @@ def attack_suite(
     `refused` with the reason), on the page and in the summary.
 
     What is measured is kept in `robustness.jsonl` at once: an interrupted suite
-    continues. Other weights, windows or settings, another program of `f` or another
-    commit begin anew.
+    continues. Other weights, windows or settings, another program of `f`, other logits
+    of it at a fixed key or another commit begin anew.
 
     Raises `ValueError` for a suite of which nothing is left, for `bits` where `f` holds
     no arrays, and for a bar that cannot be reached; `ConfigError` for a suite that is
@@ -83,15 +81,10 @@ def attack_suite(
     seen = Seen.of(windows)
     setting = foreign_setting(f, seen, suite, seed=seed, bits=bits)
     program, constants = program_of(f, seen)
-    plain_text = re.sub(r"0x[0-9a-f]+", "", program)  # addresses of functions
     return conduct(
         setting,
         Path(out),
-        facts={
-            "program": hashlib.sha256(plain_text.encode()).hexdigest(),
-            "bits": bits,
-            "unit": unit,
-        },
+        facts={**program, "bits": bits, "unit": unit},
         held=(f, constants, seen),
         heading=heading_of(setting, ABOUT)
         | {
