@@ -47,8 +47,8 @@ def deploy(
 
     Raises `ValueError` for a source that no part can honor, unless not `strict`. That
     asks `active_sources`, seconds for a model of four layers, and is remembered for the
-    same shapes, process and environment. It is asked only where all amounts are plain
-    numbers: arrays, traced or not, have been asked about by whoever made them. Not
+    same shapes, process and environment. Only plain numbers are asked about: an amount
+    that is an array, traced or not, has been asked about by whoever made it. Not
     `strict` suits sweeps over many environments.
     """
     if strict:
@@ -59,10 +59,18 @@ def deploy(
 
 
 def _check_honored(design, process, environment) -> None:
-    amounts = jax.tree.leaves((process, environment))
-    if all(isinstance(amount, int | float | str) for amount in amounts):
-        leaves, tree = jax.tree.flatten((design, process, environment))
-        _honors(tree, tuple(map(shape_of, leaves)))
+    is_array = lambda value: value is not None and not isinstance(value, _PLAIN)
+    arrays = [name for name, value in vars(environment).items() if is_array(value)]
+    asked = environment.replace(**{name: _none_of(name) for name in arrays})
+    if asked == Environment():
+        return
+    # What of the process is an array depends on nothing here but on being some number.
+    process = jax.tree.map(lambda leaf: 1.0 if is_array(leaf) else leaf, process)
+    leaves, tree = jax.tree.flatten((design, process, asked))
+    _honors(tree, tuple(map(shape_of, leaves)))
+
+
+_PLAIN = (int, float, str)
 
 
 @cache

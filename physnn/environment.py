@@ -73,6 +73,17 @@ AMOUNTS = {
 }
 
 
+def _plain(value):
+    # What numpy counts with is a number; only arrays of JAX are traced amounts.
+    value = value.item() if isinstance(value, np.generic) else value
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole else value
+
+
+def _amount(default) -> Any:
+    return eqx.field(default=default, converter=_plain)
+
+
 class Environment(eqx.Module):
     """Operating point and disturbances, each a number with a unit; data, no code.
 
@@ -90,37 +101,38 @@ class Environment(eqx.Module):
     """
 
     corner: str = eqx.field(static=True, default="tt")
-    nmos: Number = 0.0  # [corners] on top of `corner`; +1 is fast
-    pmos: Number = 0.0
-    capacitor: Number = 0.0  # [corners] +1 is large
-    supply: Number = 1.0  # of the nominal supply
-    temperature_K: Number = None  # None: that of the process
-    age_s: Number = 0.0  # under stress, since calibration
+    nmos: Number = _amount(0.0)  # [corners] on top of `corner`; +1 is fast
+    pmos: Number = _amount(0.0)
+    capacitor: Number = _amount(0.0)  # [corners] +1 is large
+    supply: Number = _amount(1.0)  # of the nominal supply
+    temperature_K: Number = _amount(None)  # None: that of the process
+    age_s: Number = _amount(0.0)  # under stress, since calibration
 
-    thermal: Number = 1.0  # power of kT/C and jitter over that of the process
-    shot: Number = 1.0  # power of the shot noise of integrated currents
-    mismatch: Number = 1.0  # spread of devices over that of the process
+    thermal: Number = _amount(1.0)  # power of kT/C and jitter over that of the process
+    shot: Number = _amount(1.0)  # power of the shot noise of integrated currents
+    mismatch: Number = _amount(1.0)  # spread of devices over that of the process
 
-    die_to_die: Number = 0.0  # [corners rms] of n, p and capacitors of a die
-    gradient_per_mm: Number = 0.0  # rms slope of a die, relative
-    gradient_per_mm2: Number = 0.0  # rms curvature of a die, relative
-    programming: Number = 0.0  # rms error of a written value, of full scale
-    dead: Number = 0.0  # share of devices that are zero
-    stuck_full: Number = 0.0  # share that is stuck at plus or minus full scale
-    stuck_random: Number = 0.0  # share that is stuck at a random code
-    line_ohm_per_m: Number = 0.0  # of the wires that an array of devices shares
-    crosstalk: Number = 0.0  # of each neighboring column
-    substrate: Number = 0.0  # of a node, when all of its circuit are at full scale
-    droop_V: Number = 0.0  # of the supply of a circuit, when all are
+    die_to_die: Number = _amount(0.0)  # [corners rms] of n, p and capacitors of a die
+    gradient_per_mm: Number = _amount(0.0)  # rms slope of a die, relative
+    gradient_per_mm2: Number = _amount(0.0)  # rms curvature of a die, relative
+    programming: Number = _amount(0.0)  # rms error of a written value, of full scale
+    dead: Number = _amount(0.0)  # share of devices that are zero
+    stuck_full: Number = _amount(0.0)  # share that is stuck at plus or minus full scale
+    stuck_random: Number = _amount(0.0)  # share that is stuck at a random code
+    line_ohm_per_m: Number = _amount(0.0)  # of the wires that an array shares
+    crosstalk: Number = _amount(0.0)  # of each neighboring column
+    substrate: Number = _amount(0.0)  # of a node, when all of its circuit are full
+    droop_V: Number = _amount(0.0)  # of the supply of a circuit, when all are
 
-    flicker_V2m2: Number = 0.0  # S_v·area of a transistor at 1 Hz
-    flicker_low_Hz: float = eqx.field(static=True, default=1.0)  # below: calibrated
-    ripple_V: Number = 0.0  # amplitude of a tone on the supply
-    ripple_Hz: Number = 1e5
-    supply_noise_V: Number = 0.0  # rms of white noise on the supply
-    output_noise: Number = 0.0  # rms, white, on the columns of a matrix
-    converter_bow_LSB: Number = 0.0  # peak of a cubic INL
-    decision_taus: Number = math.inf  # time constants that a comparator has
+    flicker_V2m2: Number = _amount(0.0)  # S_v·area of a transistor at 1 Hz
+    # Below it is calibrated.
+    flicker_low_Hz: float = eqx.field(static=True, default=1.0, converter=_plain)
+    ripple_V: Number = _amount(0.0)  # amplitude of a tone on the supply
+    ripple_Hz: Number = _amount(1e5)
+    supply_noise_V: Number = _amount(0.0)  # rms of white noise on the supply
+    output_noise: Number = _amount(0.0)  # rms, white, on the columns of a matrix
+    converter_bow_LSB: Number = _amount(0.0)  # peak of a cubic INL
+    decision_taus: Number = _amount(math.inf)  # time constants that a comparator has
 
     def __check_init__(self):
         if self.corner not in CORNERS:
@@ -135,7 +147,6 @@ class Environment(eqx.Module):
                 continue
             if value is None or isinstance(value, bool | str | list | tuple):
                 raise ValueError(f"Argument `{name}` must be a number, but is {value}.")
-            value = value.item() if isinstance(value, np.generic) else value
             if not isinstance(value, int | float):
                 continue  # traced
             most = 1.0 if name in shares else math.inf

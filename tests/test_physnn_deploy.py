@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
@@ -31,6 +32,24 @@ def test_deploy_names_a_source_that_no_part_honors(name):
     assert eqx.tree_equal(chip, honest)
     # An array has been asked about by whoever made it.
     assert eqx.tree_equal(deploy(MAC, PROCESS, e.traced(name), **ASKED).chip, honest)
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.int64, int])
+def test_numbers_of_numpy_are_amounts_as_others_are(number):
+    with pytest.raises(ValueError, match=r"`converter_bow_LSB` = 5.0 acts on none"):
+        deploy(MAC, PROCESS, Environment(converter_bow_LSB=number(5)), **ASKED)
+    lost = Environment(ripple_V=number(1))
+    with pytest.raises(ValueError, match="also has `ripple_V` = 1"):
+        fabricate(MAC, PROCESS, key=jr.key(0), environment=lost)
+    assert Environment(ripple_V=number(0)).is_none("ripple_V")
+
+
+def test_an_array_excuses_no_amount_but_itself():
+    e = Environment(thermal=jnp.float32(1.0), converter_bow_LSB=5.0)
+    with pytest.raises(ValueError, match="`converter_bow_LSB` = 5"):
+        deploy(MAC, PROCESS, e, **ASKED)
+    with pytest.raises(ValueError, match="`converter_bow_LSB` = 5"):
+        deploy(MAC, PROCESS.traced(), Environment(converter_bow_LSB=5.0), **ASKED)
 
 
 def test_what_acts_is_deployed():

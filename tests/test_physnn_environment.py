@@ -253,7 +253,8 @@ def test_a_gradient_passes_to_every_traced_amount(model):
     @eqx.filter_jit
     @eqx.filter_grad
     def slope(e):
-        chip, there = deploy(model, PROCESS, e, key=jr.key(2), period_s=PERIOD_S)
+        asked = {"key": jr.key(2), "period_s": PERIOD_S, "strict": False}
+        chip, there = deploy(model, PROCESS, e, **asked)
         y = chip.logits(TOKENS, process=there, key=jr.key(3))
         return jnp.sum(jnp.sin(y))
 
