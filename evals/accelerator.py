@@ -1,14 +1,13 @@
 """Accelerator: what a device of a machine can do at most, and how long a step takes."""
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evals.compiled_cost import Cost
-from physnn.configs import find_config
+from physnn.configs import find_config, read_described
 
 _AMOUNTS = ("devices", "memory_bytes", "memory_bytes_per_s", "link_bytes_per_s")
 _PRECISIONS = ("default", "bfloat16", "float32")
@@ -88,12 +87,7 @@ def load_accelerator(name_or_path: str | Path) -> Accelerator:
     unknown, not positive or without a source.
     """
     path = find_config("accelerators", name_or_path)
-    try:
-        rows = tomllib.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} must be a TOML file, but: {error}.") from error
-    if not rows.pop("description", None):
-        raise ValueError(f"{path} must begin with a `description`, but has none.")
+    rows = read_described(path)
     rates = rows.pop("flops_per_s", {})
     for found, known in ((rows, _AMOUNTS), (rates, _PRECISIONS)):
         if unknown := sorted(set(found) - set(known)):

@@ -1,6 +1,8 @@
-"""Where the data files live: in the source tree, or inside an installed wheel."""
+"""Where the data files live, in the source tree or a wheel, and how they are read."""
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 
 def config_folder() -> Path:
@@ -32,3 +34,17 @@ def find_config(section: str, name_or_path: str | Path) -> Path:
         f"`{name_or_path}` must be a TOML file or one of {names} in configs/{section},"
         " but is neither."
     )
+
+
+def read_described(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file that says what it is, without its `description`.
+
+    Raises `ValueError` for a file that is not TOML and one without a description.
+    """
+    try:
+        rows = tomllib.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be a TOML file, but: {error}.") from error
+    if not rows.pop("description", None):
+        raise ValueError(f"{path} must begin with a `description`, but has none.")
+    return rows

@@ -208,7 +208,8 @@ def _points(environment: Environment) -> dict[str, set[str]]:
 
 def _bank_sources(design, process, environment) -> dict[str, list[str]]:
     """Frozen sources that are not none, and paths of circuits whose banks they move."""
-    amounts = {n for _, names in VARIATIONS.values() for n in names} | set(FAULTS)
+    # In the order of their tables, so that every report lists them alike.
+    amounts = (*(n for _, names in VARIATIONS.values() for n in names), *FAULTS)
     found = {n: [] for n in amounts if not environment.is_none(n)}
     banks = banks_of(design)
     places = dict(zip(banks, floor_plan([*banks.values()]), strict=True))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from physnn.configs import find_config
+from physnn.configs import find_config, read_described
 
 # How fast n and p transistors are in each corner: +1 is the fast limit of a fab.
 CORNERS = {
@@ -251,12 +250,7 @@ def load_environment(name_or_path: str | Path) -> Environment:
     impossible, and one without a source.
     """
     path = find_config("environments", name_or_path)
-    try:
-        rows = tomllib.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} must be a TOML file, but: {error}.") from error
-    if not rows.pop("description", None):
-        raise ValueError(f"{path} must begin with a `description`, but has none.")
+    rows = read_described(path)
     known, values = Environment.__dataclass_fields__, {}
     for name, row in rows.items():
         if name not in known:

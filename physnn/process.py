@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Key
 
-from physnn.configs import find_config
+from physnn.configs import find_config, read_described
 from physnn.environment import AMOUNTS, Environment, Number
 from physnn.keys import stream
 from physnn.units import thermal_energy_J, thermal_voltage_V
@@ -281,13 +280,7 @@ def load_process(name_or_path: str | Path) -> Process:
     that is not TOML and a number that is unknown, missing, negative or without source.
     """
     path = find_config("processes", name_or_path)
-    try:
-        tables = tomllib.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} must be a TOML file, but: {error}.") from error
-    description = tables.pop("description", None)
-    if not description:
-        raise ValueError(f"{path} must begin with a `description`, but has none.")
+    tables = read_described(path)
     groups = {name: tables.pop(name, {}) for name in TABLES}
     for name, group in groups.items():
         if not isinstance(group, dict):
