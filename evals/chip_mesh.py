@@ -1,7 +1,8 @@
 """Chips over devices: every device of a machine computes its share of the chips."""
 
+import os
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -11,8 +12,34 @@ import jax.random as jr
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key, PyTree
 
+from evals.doctor import cores
+
 Found = TypeVar("Found")
 CHIPS = "chips"
+
+# More tokens at once, of all chips of a device, do not fit into the cache of a core, or
+# into the memory of an accelerator with a model of the sizes that are trained here.
+TOKENS_OF_CORE, TOKENS_OF_ACCELERATOR = 1024, 65_536
+# Each device compiles and keeps a copy of the model.
+MOST_CORES = 8
+
+
+def one_device_per_core() -> int:
+    """Let JAX take every core for a device of its own: how many devices that asks for.
+
+    A core to each chip takes less than all cores to one. Call it before JAX is used;
+    0, and nothing is changed, where it was, and where the user has said how many
+    (`JAX_NUM_CPU_DEVICES`, `XLA_FLAGS`). A GPU or TPU is used as without it.
+    """
+    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if said or jax.config.values["jax_num_cpu_devices"] != -1:
+        return 0
+    wanted = min(cores(), MOST_CORES)
+    try:
+        jax.config.update("jax_num_cpu_devices", wanted)
+    except RuntimeError:
+        return 0
+    return wanted
 
 
 @cache
@@ -29,15 +56,31 @@ def full_group(n: int) -> int:
     return -(-n // devices) * devices
 
 
+def group_of(n: int, tokens: int) -> int:
+    """How many of `n` chips that read `tokens` each are best computed at a time.
+
+    A `full_group`: on every device as many as fit, but no more than there are to share.
+    """
+    mesh = chip_mesh()
+    on_core = mesh.devices.flat[0].platform == "cpu"
+    most = TOKENS_OF_CORE if on_core else TOKENS_OF_ACCELERATOR
+    return full_group(min(n, mesh.size * max(1, most // max(tokens, 1))))
+
+
 def chip_keys(root: Key[Array, ""], start: int, n: int) -> Key[Array, " n"]:
     """Keys of chips `start` to `start + n`, shared out among the devices.
 
     Chip i has the same key whatever the devices. `n` is a `full_group`; chips that
     nobody asked for are computed too, and cut off by the caller.
     """
-    keys = jax.vmap(lambda i: jr.fold_in(root, i))(jnp.arange(start, start + n))
     over = NamedSharding(chip_mesh(), PartitionSpec(CHIPS))
-    return jax.device_put(keys, over)
+    return jax.device_put(_keys(root, jnp.uint32(start), n), over)
+
+
+@partial(jax.jit, static_argnums=2)
+def _keys(root, start, n):
+    numbers = start + jnp.arange(n, dtype=jnp.uint32)
+    return jax.vmap(lambda i: jr.fold_in(root, i))(numbers)
 
 
 def everywhere(tree: PyTree) -> PyTree:
@@ -64,11 +107,12 @@ def each_chip(
         # Not by closure: what all share would keep the axes of the whole mesh.
         shared = eqx.combine(arrays, rest)
         on_one = lambda chip: one(chip, *shared)
-        if together is None:
+        n = jax.tree.leaves(chips)[0].shape[0]
+        size = n if together is None else together
+        if n == size > 1:
             return jax.vmap(on_one)(chips)
-        # One at a time without vmap, so that a lone chip is computed like a design.
-        size = None if together == 1 else together
-        return jax.lax.map(on_one, chips, batch_size=size)
+        # A lone chip is computed like a design: without an axis of one, and its cost.
+        return jax.lax.map(on_one, chips, batch_size=size if size > 1 else None)
 
     cut = PartitionSpec(CHIPS)
     shared_out = jax.shard_map(

@@ -240,7 +240,7 @@ def doctor() -> Report:
         python=platform.python_version(),
         executable=sys.executable,
         platform=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cores=_cores(),
+        cores=cores(),
         memory_bytes=_memory_bytes(),
         free_disk_bytes=_free_disk_bytes(),
         configs=configs,
@@ -343,7 +343,8 @@ def _version_of(name: str) -> str | None:
         return None
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, Int, Key
@@ -13,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from physnn.energy import bill, load_prices
 from physnn.fabricate import fabricate
 from physnn.keys import stream
+from physnn.materialized import compiled
 from physnn.process import Process
 from physnn.units import readable
 from train.baseline import FlaxModel
@@ -27,12 +27,12 @@ class Generated(NamedTuple):
     energy_J: float
 
 
-@eqx.filter_jit
+@compiled
 def _physical_step(chip, state, token, process: Process, key: Key[Array, ""]):
     return chip.step(state, token, process=process, key=key)
 
 
-@eqx.filter_jit
+@compiled
 def _window_logits(
     model, window: Int[Array, "1 time"], last, process: Process, key: Key[Array, ""]
 ) -> Float[Array, " vocabulary"]:

@@ -15,6 +15,7 @@ from scipy.stats import binom
 from evals.chip_mesh import chip_keys, each_chip, everywhere, full_group
 from physnn.fabricate import fabricate
 from physnn.keys import stream
+from physnn.materialized import compiled
 from physnn.process import Process
 from train.corpus.files import SPLITS
 from train.loop import load_run
@@ -74,7 +75,7 @@ def _bits(chip, windows: Windows, process: Process, key: Key[Array, ""]):
     return bits(logits, targets_of(tokens, logits)) / windows.bytes_per_token
 
 
-@eqx.filter_jit
+@compiled
 def _fabricate(model, process: Process, keys: Key[Array, " chips"]):
     """The arrays of every chip."""
 
@@ -84,7 +85,7 @@ def _fabricate(model, process: Process, keys: Key[Array, " chips"]):
     return each_chip(one, keys, model, process, together=1)
 
 
-@eqx.filter_jit
+@compiled
 def _measured(measure, model, arrays, windows: Windows, process: Process, keys, index):
     """`measure` of every chip of `model` on one batch."""
     rest = eqx.filter(model, eqx.is_array, inverse=True)

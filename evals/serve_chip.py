@@ -14,6 +14,7 @@ import numpy as np
 
 from evals.spice_chip import SpiceChip
 from physnn.circuit import AbstractCircuit
+from physnn.materialized import compiled
 from physnn.process import load_process
 from train.chip_protocol import (
     LONGEST,
@@ -51,7 +52,7 @@ class PlayedChip:
         )
         self.circuits = circuits_in_the_loop(model)
         self.device = gap.build()
-        self._run = eqx.filter_jit(
+        self._run = compiled(
             lambda name, circuit, xs, key: self.device.run(
                 name, circuit, xs, process=self.process, key=key
             )

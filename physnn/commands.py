@@ -92,11 +92,13 @@ def score(
         seed: Of the chips and their noise.
         json: Print JSON.
     """
+    from evals.chip_mesh import one_device_per_core
     from evals.measured import measured_or_why
     from evals.mixture import score_with_counts
     from evals.quality import score_run
     from evals.rulers import ruler_table, rulers_of_run
 
+    one_device_per_core()
     asked: dict[str, Any] = {"split": split, "n_chips": chips, "windows": windows}
     if counts is None:
         found = score_run(run, **asked, seed=seed)
@@ -140,8 +142,13 @@ def evaluate(
         seed: Of the chips and their noise.
         json: Print JSON.
     """
+    from evals.chip_mesh import one_device_per_core
     from evals.controls import run_controls
     from evals.evaluate import evaluate as evaluate_runs
+
+    # Controls are trained, and training takes all cores for one device.
+    if not controls:
+        one_device_per_core()
 
     asked: dict[str, Any] = {"split": split, "n_chips": chips, "windows": windows}
     row = evaluate_runs(runs, **asked, seed=seed)
@@ -172,6 +179,7 @@ def compare(
         windows: How many windows of the test split to score; 0 scores every byte.
         json: Print the results as JSON instead of tables.
     """
+    from evals.chip_mesh import one_device_per_core
     from evals.compare import compare_runs, summary
     from evals.image_ladder import (
         are_images,
@@ -181,6 +189,7 @@ def compare(
     )
     from evals.report import write_report
 
+    one_device_per_core()
     if are_images(runs):
         found = compare_images(runs, n_chips=chips, windows=windows)
         table = write_images(found, out)
@@ -310,8 +319,11 @@ def robustness(
         json: Print JSON.
         quiet: No progress bar.
     """
+    from evals.chip_mesh import one_device_per_core
     from evals.robustness import robustness as attack_run
     from evals.robustness.summary import summary
+
+    one_device_per_core()
 
     found = attack_run(run, suite, seed=seed, progress=not quiet)
     page = run / "robustness.html"

@@ -1,5 +1,10 @@
 """What is computed once and kept: values that XLA must not compute again."""
 
+from collections.abc import Callable
+from functools import cached_property, update_wrapper
+from typing import Any
+
+import equinox as eqx
 import jax
 from jaxtyping import Array, Shaped
 
@@ -9,8 +14,8 @@ def materialized(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
 
     XLA fuses element-wise work into every reader of its result: a draw, a code or a
     gradient that two matrix products read is computed for each of them, and where one
-    reads it transposed, against the grain of memory. The barrier only holds under a
-    `jit` with `compiler_options()`.
+    reads it transposed, against the grain of memory. The barrier only holds under
+    `compiled`, or a `jit` with `compiler_options()`.
     """
     return jax.lax.optimization_barrier(x)
 
@@ -25,3 +30,27 @@ def compiler_options() -> dict[str, str] | None:
     if jax.default_backend() != "cpu":
         return None
     return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+
+class compiled:
+    """`eqx.filter_jit` of `function`, under which `materialized` holds.
+
+    Which options that takes is asked at the first call: asking starts the devices, and
+    how many there are can be said until then.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        self._function = function
+        update_wrapper(self, function)
+
+    @cached_property
+    def _program(self) -> Any:
+        options: dict[str, Any] = {"compiler_options": compiler_options()}
+        return eqx.filter_jit(self._function, **options)
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return self._program(*given, **named)
+
+    def lower(self, *given: Any, **named: Any) -> Any:
+        """The program for such arguments, before it is compiled."""
+        return self._program.lower(*given, **named)

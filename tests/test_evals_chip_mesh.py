@@ -7,16 +7,26 @@ import sys
 from pathlib import Path
 
 import equinox as eqx
+import jax
 import jax.random as jr
 import numpy as np
 import pytest
 from jaxtyping import Array, Float
 
 from circuits.mac import ChargeMac
-from evals.chip_mesh import chip_keys, everywhere, full_group
+from evals.chip_mesh import (
+    MOST_CORES,
+    chip_keys,
+    each_chip,
+    everywhere,
+    full_group,
+    group_of,
+)
+from evals.doctor import cores
 from evals.quality import scored_bits
 from evals.robustness.scoring import Chips, Seen, _score
 from physnn.environment import Environment
+from physnn.keys import stream
 from tests.helpers import PROCESS
 from train.tasks.base import Windows
 
@@ -88,3 +98,48 @@ def test_eight_devices_find_what_one_finds_with_an_eighth_each():
     assert len(many["score"]) == 3
     assert (many["devices"], many["own"]) == (8, [1] * 8)
     assert (one["devices"], one["own"]) == (1, [3])
+
+
+def devices(before: str = "", **environment: str) -> list[int]:
+    """What a command asks for, and how many devices it then has."""
+    known = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
+    script = (
+        f"import jax, evals.chip_mesh as chips; {before}"
+        " print(chips.one_device_per_core(), chips.chip_mesh().size)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT, env=known, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [int(word) for word in done.stdout.split()]
+
+
+def test_every_core_becomes_a_device_unless_the_user_or_jax_has_said_how_many():
+    wanted = min(cores(), MOST_CORES)
+    assert devices() == [wanted, wanted]
+    assert devices(JAX_NUM_CPU_DEVICES="3") == [0, 3]
+    flag = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=3"
+    assert devices(XLA_FLAGS=flag) == [0, 3]
+    assert devices("jax.devices();") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("n", "tokens", "group"),
+    [(64, 64, 16), (64, 1024, 1), (64, 5000, 1), (4, 64, 4), (1, 1, 1), (3, 512, 2)],
+)
+def test_chips_are_computed_together_while_they_are_short(n, tokens, group):
+    assert group_of(n, tokens) == group
+
+
+@pytest.mark.parametrize(("n", "batched"), [(1, False), (2, True)])
+def test_a_lone_chip_has_no_axis_of_its_own(n, batched):
+    def one(key):
+        return jr.normal(key, (2, 3)) @ jr.normal(stream(key, "other"), (3, 4))
+
+    keys = chip_keys(jr.key(0), 0, n)
+    program = jax.jit(lambda keys: each_chip(one, keys))
+    # An axis of one costs a tenth of the time (tests/benchmarks/test_chips.py).
+    assert ("batching_dims" in program.lower(keys).as_text()) is batched
+    own = [one(jr.fold_in(jr.key(0), i)) for i in range(n)]
+    np.testing.assert_allclose(program(keys), np.stack(own), rtol=1e-5)

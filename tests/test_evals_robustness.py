@@ -72,7 +72,10 @@ def test_the_suites_here_load_and_ask_for_ten_thousand_chips():
     whole = suites["robustness"]
     assert whole.worst_case is not None
     assert whole.worst_case.random == 10_000
-    assert None not in [v for n, v in vars(whole).items() if n != "environment"]
+    chosen_later = ("environment", "together")
+    assert None not in [v for n, v in vars(whole).items() if n not in chosen_later]
+    assert whole.fewest_chips == 4
+    assert suites["monte_carlo"].fewest_chips == 8
     for name in names:
         head = (config_folder() / "evals" / f"{name}.toml").read_text()
         assert all(f"# {q}:" in head for q in ("What", "Cost", "Source", "Run"))

@@ -1,5 +1,8 @@
 """Barriers hold where they are asked for, and change no value and no gradient."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -7,7 +10,7 @@ import numpy as np
 import pytest
 
 from circuits.parts import tapped
-from physnn.materialized import compiler_options, materialized
+from physnn.materialized import compiled, compiler_options, materialized
 
 
 def program(*, options) -> str:
@@ -33,6 +36,31 @@ def test_without_the_options_xla_takes_barriers_out():
     if compiler_options() is None:
         pytest.skip("this backend keeps its barriers by itself")
     assert "opt-barrier" not in program(options=None)
+
+
+def test_it_holds_under_compiled():
+    @compiled
+    def add(v, x):
+        return jnp.tanh(materialized(3 * v * v + v) + x)
+
+    v, x = jr.normal(jr.key(0), (96,)), jr.normal(jr.key(1), (64, 8, 96))
+    assert "opt-barrier" in add.lower(v, x).compile().compiled.as_text()
+    np.testing.assert_allclose(add(v, x), jnp.tanh(3 * v * v + v + x), rtol=1e-5)
+
+
+def test_what_is_compiled_starts_no_device_before_its_first_call():
+    # The commands choose their devices after all modules are imported.
+    script = (
+        "import jax; from physnn.materialized import compiled; import evals.quality,"
+        " evals.robustness, evals.compare, evals.evaluate, evals.mixture, evals.rulers;"
+        " doubled = compiled(lambda x: 2 * x);"
+        " jax.config.update('jax_num_cpu_devices', 3);"
+        " print(int(doubled(4)), jax.device_count())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True
+    )
+    assert (done.stdout.split(), done.returncode) == (["8", "3"], 0), done.stderr
 
 
 def test_it_is_the_identity_with_its_gradient():

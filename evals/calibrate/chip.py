@@ -16,6 +16,7 @@ from evals.robustness.scoring import Seen
 from evals.robustness.yields import Calibrated
 from physnn.bank import Bank
 from physnn.fabricate import is_bank
+from physnn.materialized import compiled
 from physnn.process import Process
 from train.correction import Correction
 
@@ -85,7 +86,7 @@ def with_readout(
     """
     fitting = Calibrated.of(design, process, seen)
     fitting = dataclasses.replace(fitting, config=CalibrationConfig(passes=0))
-    found = eqx.filter_jit(fitting)(chip, process, key)
+    found = compiled(fitting)(chip, process, key)
     old = chip.correction
     gain, offset = found.gain, found.offset
     if old is not None:

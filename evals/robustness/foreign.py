@@ -16,13 +16,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key, PyTree
 
-from evals.chip_mesh import chip_keys, each_chip, everywhere, full_group
+from evals.chip_mesh import chip_keys, each_chip, everywhere
 from evals.quality import Quality, quality_of
 from evals.robustness.scoring import Seen, means_of
 from physnn.bank import Bank
 from physnn.environment import AMOUNTS, Environment
 from physnn.fabricate import fabricate, frozen, is_bank
 from physnn.keys import stream
+from physnn.materialized import compiled
 from physnn.process import Process, load_process
 from train.tasks.base import Windows
 
@@ -98,16 +99,17 @@ def attack(
 
 @dataclasses.dataclass(frozen=True)
 class ForeignChips:
-    """Scores chips of a foreign model, `together` of them at a time on every device.
+    """Scores chips of a foreign model over all local devices.
 
-    Chip i has its own key, the same in every environment. `design` is `banked`; there
-    is one compiled program for all environments.
+    `together` of them at a time; without it `Seen.group` chooses. Chip i has its own
+    key, the same in every environment. `design` is `banked`; there is one compiled
+    program for all environments.
     """
 
     design: Any
     seen: Seen
     key: Key[Array, ""]
-    together: int = 4
+    together: int | None = None
 
     @property
     def n_devices(self) -> int:
@@ -130,7 +132,7 @@ class ForeignChips:
         shared = (self.design, process, self.seen, amounts)
         program = partial(_on_chips, *everywhere(shared))
         found, root = [], stream(self.key, "chip")
-        group = full_group(self.together)
+        group = self.seen.group(n, self.together)
         for start in range(0, n, group):
             found.append(program(chip_keys(root, start, group)))
         bits = np.concatenate([np.asarray(means.bits) for means in found])
@@ -138,7 +140,7 @@ class ForeignChips:
         return bits[:n], hits[:n]
 
 
-@eqx.filter_jit
+@compiled
 def _on_chips(design, process, seen, environment, keys):
     def one(key, design, process, seen, environment):
         amounts = frozen(environment)

@@ -138,9 +138,9 @@ def foreign_setting(
             f" here, but holds none of it: take the environment `{ENVIRONMENT}`, or"
             " `one_factor.amounts`."
         )
-    chips = ForeignChips(
-        design, seen, stream(jr.key(seed), "robustness"), together=suite.together
-    )
+    together = seen.group(suite.fewest_chips, suite.together)
+    key = stream(jr.key(seed), "robustness")
+    chips = ForeignChips(design, seen, key, together)
     later = {"yields": partial(yields, calibrate=None, why=NOT_CALIBRATED)}
     return Setting(suite, chips, default, lost, sources, later, refused)
 

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
@@ -18,6 +17,7 @@ from physnn.bank import Bank
 from physnn.energy import bill, load_prices
 from physnn.fabricate import is_bank
 from physnn.keys import stream
+from physnn.materialized import compiled
 from physnn.process import Process
 
 
@@ -94,7 +94,7 @@ def enlarged(model: Any, name: str, area: float) -> Any:
     return jtu.tree_map_with_path(grown, model, is_leaf=is_bank)
 
 
-@eqx.filter_jit
+@compiled
 def _bits(keys, scale: dict[str, Any], model, process, seen: Seen):
     """Bits of chips whose banks have `scale` times their mismatch."""
 

@@ -117,13 +117,14 @@ def setting_of(run: TrainedRun, suite: Suite, *, seed: int) -> Setting:
     traced = tuple(n for n in acting if n in AMOUNTS)
     if set(TEMPORAL) & set(traced):
         traced = (*traced, "ripple_Hz")
+    seen = _windows(run, suite)
     chips = Chips(
         run.model,
         run.process,
-        _windows(run, suite),
+        seen,
         stream(jr.key(seed), "robustness"),
         period_s=run.model.config.period_s,
-        together=suite.together,
+        together=seen.group(suite.fewest_chips, suite.together),
         traced=traced,
     )
     return Setting(suite, chips, default, lost, sources, _later(run, chips), {})

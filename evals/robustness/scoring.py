@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from evals.chip_mesh import chip_keys, each_chip, everywhere, full_group
+from evals.chip_mesh import chip_keys, each_chip, everywhere, full_group, group_of
 from physnn.deploy import deploy
 from physnn.disturbance import TEMPORAL
 from physnn.environment import Environment
 from physnn.keys import stream
+from physnn.materialized import compiled
 from physnn.process import Process
 from train.objective import bits, targets_of
 from train.tasks.base import Windows
@@ -47,6 +47,13 @@ class Seen(NamedTuple):
             jnp.asarray(tokens[kept], jnp.int32), jnp.asarray(scored[kept]), rate
         )
 
+    def group(self, n: int, together: int | None) -> int:
+        """How many of `n` chips read this at a time: `together`, or a `group_of`."""
+        windows, time_and_one = self.tokens.shape
+        if together is None:
+            return group_of(n, windows * (time_and_one - 1))
+        return full_group(together)
+
 
 class Means(NamedTuple):
     """Mean bits of a byte, and share of likeliest targets that are right, by chip."""
@@ -66,11 +73,12 @@ def means_of(logits: Float[Array, "batch targets vocabulary"], seen: Seen) -> Me
 
 @dataclass(frozen=True)
 class Chips:
-    """Scores `model` on chips, `together` of them at a time, over all local devices.
+    """Scores `model` on chips over all local devices.
 
-    Chip i has its own key, the same in every environment: points of a study differ by
-    their amounts alone. Amounts called `traced` are arguments of the compiled program,
-    those that act in time only where one of them is not none: there are two programs.
+    `together` of them at a time; without it `Seen.group` chooses. Chip i has its own
+    key, the same in every environment: points of a study differ by their amounts alone.
+    Amounts called `traced` are arguments of the compiled program, those that act in
+    time only where one of them is not none: there are two programs.
     """
 
     model: Any
@@ -78,7 +86,7 @@ class Chips:
     seen: Seen
     key: Key[Array, ""]
     period_s: float
-    together: int = 4
+    together: int | None = None
     traced: tuple[str, ...] = ()
 
     def score(
@@ -90,7 +98,7 @@ class Chips:
         program = partial(_score, *everywhere(shared))
         found, root = [], stream(self.key, "chip")
         # A group is always full, so that all are one compilation.
-        group = full_group(self.together)
+        group = self.seen.group(n, self.together)
         for start in range(0, n, group):
             found.append(program(chip_keys(root, start, group), self.period_s))
         bits = np.concatenate([np.asarray(means.bits) for means in found])
@@ -108,7 +116,7 @@ class Chips:
         return environment.traced(*names, "nmos", "pmos")
 
 
-@eqx.filter_jit
+@compiled
 def _score(model, process, environment, seen, adjust, keys, period_s):
     def one(key, model, process, environment, seen, adjust):
         # What no part honors was left out, or refused, when the suite was set.

@@ -3,7 +3,7 @@
 import math
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -223,8 +223,7 @@ class Suite:
     description: str = ""
     split: Literal["validation", "test"] = "test"
     windows: int = 4  # evenly spaced
-    # Chips that are computed at once; numbers of chips are best multiples of it.
-    together: int = 4
+    together: int | None = None  # chips at a time; None fits them to the machine
     prices: str = "analog28"  # of the Joules in the ranking
     environment: str | None = None
     one_factor: OneFactor | None = None
@@ -238,7 +237,15 @@ class Suite:
     ranking: Ranking | None = None
 
     def __post_init__(self):
-        _counts(self, "windows", "together")
+        _counts(self, "windows", *(["together"] if self.together is not None else []))
+
+    @property
+    def fewest_chips(self) -> int:
+        """Of its studies: so many at a time leave no chip over anywhere."""
+        studies = (getattr(self, each.name) for each in fields(self))
+        return min(
+            (study.chips for study in studies if hasattr(study, "chips")), default=1
+        )
 
 
 def load_suite(name_or_path: str | Path) -> Suite:

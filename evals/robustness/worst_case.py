@@ -15,6 +15,7 @@ from evals.robustness.mismatched import Draws, chip_of, draws, n_devices, norm
 from evals.robustness.scoring import Seen, means_of
 from evals.robustness.suite import WorstCase
 from physnn.keys import stream
+from physnn.materialized import compiled
 from physnn.process import Process
 
 Get = Callable[[str, Callable[[], Any]], Any]
@@ -106,7 +107,7 @@ def _random(model, process, seen: Seen, root, which: range) -> list[float]:
     return found
 
 
-@eqx.filter_jit
+@compiled
 def _random_group(keys, model, process, seen):
     def one(key, model, process, seen):
         return _bits(draws(model, process, key), model, process, seen)
@@ -122,15 +123,15 @@ def _bits(drawn: Draws, model, process, seen: Seen) -> Float[Array, ""]:
     return means_of(logits, seen).bits
 
 
-_loss = eqx.filter_jit(_bits)
+_loss = compiled(_bits)
 
 
-@eqx.filter_jit
+@compiled
 def _design(model, process, seen):
     return _bits({}, model, process, seen)
 
 
-_slope = eqx.filter_jit(eqx.filter_value_and_grad(_bits))
+_slope = compiled(eqx.filter_value_and_grad(_bits))
 
 
 def _ascent(model, process, near, far, first: Draws, settings, limits) -> dict:

@@ -9,11 +9,10 @@ package: of the latter the equations are in `peers_jax.py`, written here.
 """
 
 import argparse
-import statistics
-import subprocess
 import sys
 from pathlib import Path
 
+from tests.benchmarks.peer_process import in_turns
 from tests.benchmarks.peers_jax import CONTENDERS
 
 HERE = Path(__file__).parent
@@ -38,46 +37,14 @@ WORK = {
 }
 
 
-def begun(command: list[str]) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
-
-
-def ready(process: subprocess.Popen[str]) -> bool:
-    """Whether it has made its first step, which compiles; others print as well."""
-    assert process.stdout
-    return any(line.strip() == "ready" for line in process.stdout)
-
-
-def seconds(process: subprocess.Popen[str]) -> float:
-    assert process.stdin
-    assert process.stdout
-    process.stdin.write("\n")
-    process.stdin.flush()
-    return float(process.stdout.readline())
-
-
 def compared(case: str, torch_python: str, *, rounds: int) -> dict[str, float]:
     """Median seconds of a step of every contender, in turns."""
     ours = [name for kind, name in CONTENDERS if kind == case]
     own = [sys.executable, "-m", "tests.benchmarks.peers_jax", case]
     other = [torch_python, str(HERE / "peers_torch.py"), case]
-    processes = {name: begun([*own, name]) for name in ours}
-    processes |= {name: begun([*other, name]) for name in IN_TORCH[case]}
-    try:
-        failed = [name for name, process in processes.items() if not ready(process)]
-        for name in failed:
-            print(f"  {name}: failed, see above", file=sys.stderr)
-            del processes[name]
-        found = {name: [] for name in processes}
-        for _ in range(rounds):
-            for name, process in processes.items():
-                found[name].append(seconds(process))
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
-    return {name: statistics.median(values) for name, values in found.items()}
+    commands = {name: [*own, name] for name in ours}
+    commands |= {name: [*other, name] for name in IN_TORCH[case]}
+    return in_turns(commands, rounds=rounds)
 
 
 def main() -> None:
