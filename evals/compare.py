@@ -15,7 +15,7 @@ import jax.random as jr
 
 from circuits.event_gate import measure_activity
 from evals.energy import Scored, compare, ratio_table
-from evals.evaluate import over_seeds
+from evals.evaluate import active, over_seeds, sources_of
 from evals.projection import project
 from evals.quality import score
 from train.baseline import FlaxModel
@@ -96,6 +96,9 @@ def compare_runs(
         bytes_per_token=task.bytes_per_token(split),
     )
     results["notes"] += [_about_counts(each) for each in counted]
+    for each in ours:
+        sources = sources_of(groups[each.name][0])
+        results["notes"].append(f"{each.name} was scored with {active(sources)}.")
     for system in results["systems"]:
         group = groups[system["name"]]
         system |= _history(group[0])

@@ -19,9 +19,11 @@ from circuits.memory import HashedMemory
 from evals.energy import MACHINES
 from evals.quality import Quality, median_interval, quality_of, score, scored_hits
 from evals.wind_tunnel import simulation_energy
+from physnn.deploy import Source, active_sources
 from physnn.diagnose import diagnose, judged, limits_of
 from physnn.dynamics import Integrated, SolverConfig, integrated
 from physnn.energy import Modeled, bill, load_prices
+from physnn.environment import Environment
 from physnn.export.selection import circuits_of
 from train.counts import CountedModel
 from train.loop import TrainedRun, load_finished
@@ -53,6 +55,7 @@ class Evaluation:
     figures: dict[str, dict[str, float]]  # of the first seed
     limits: dict[str, tuple[float, float]]  # where they should be
     bytes_per_token: float = 1.0  # of the scored split; J/byte is J/token over it
+    sources: tuple[Source, ...] = ()  # of noise and mismatch, as it was scored
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
@@ -75,6 +78,8 @@ class Evaluation:
         ]
         if self.accuracy:
             lines.append(f"  accuracy     {_interval(self.accuracy)}")
+        if self.sources:
+            lines.append(f"  scored with  {active(self.sources)}")
         for name, energy in self.energy_J.items():
             rate, byte = self.bytes_per_token, ""
             if rate != 1:
@@ -164,7 +169,20 @@ def evaluate(
         _figures(first, batches[0].tokens),
         limits_of(first.model),
         task.bytes_per_token(split),
+        sources_of(first),
     )
+
+
+def sources_of(run: TrainedRun) -> tuple[Source, ...]:
+    """What `score` leaves on, by the parts that it moves; nothing of a digital run."""
+    if not run.experiment.chips:
+        return ()
+    return active_sources(run.model, run.process, Environment(), strict=False)
+
+
+def active(sources: Sequence[Source]) -> str:
+    """Sources in one line: amount, and of how many parts it moves how many."""
+    return "; ".join(f"{source} parts" for source in sources)
 
 
 def over_seeds(each: Sequence[Quality], unit: str) -> Quality:

@@ -42,6 +42,7 @@ def diagnose(
     return {
         path: {name: float(value) for name, value in row.items()}
         for path, row in figures.items()
+        if row  # of some a config leaves out all that there is to show
     }
 
 

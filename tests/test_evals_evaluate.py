@@ -85,6 +85,12 @@ def test_a_row_says_what_was_measured(seeds):
     said = str(row)
     assert "tiny: 2 seeds" in said
     assert "Diffrax" in said
+    # What was on when it was scored.
+    acting = {each.name: each.acts_on for each in row.sources}
+    assert set(acting) == {"thermal", "shot", "mismatch"}
+    assert acting["mismatch"]
+    assert acting["thermal"]
+    assert f"mismatch = 1 of the process: {len(acting['mismatch'])} of" in said
     one = evaluate(seeds[:1], **ASKED)
     assert one.bits.n_chips == 2
     assert one.bits.median == row.bits.values[0]
@@ -191,6 +197,7 @@ def test_the_command_prints_the_row(seeds, capsys):
     row = json.loads(capsys.readouterr().out)["row"]
     assert row["seeds"] == [0, 1]
     assert row["bits"]["unit"] == "bits/byte"
+    assert [each["name"] for each in row["sources"]] == ["thermal", "shot", "mismatch"]
     assert _guarded(["evaluate", str(seeds[0] / "nowhere")]) != 0
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -35,6 +35,13 @@ class Doubler(AbstractMemorylessCircuit):
         raise ValueError(f"`{name}` must be simulated, but is to be built.")
 
 
+class Silent(Doubler):
+    """One that has nothing to show."""
+
+    def diagnose(self, xs, *, process, key):
+        return {}
+
+
 class Strict(Doubler):
     """One whose inputs should not be large."""
 
@@ -53,6 +60,10 @@ def test_every_circuit_answers_at_its_own_inputs():
         "parts[0]": {"largest": 3.0},
         "parts[1]": {"largest": 6.0},
     }
+
+
+def test_a_circuit_with_nothing_to_show_is_no_row():
+    assert list(asked(Chain([Silent(), Doubler()]), jnp.ones((1, 2)))) == ["parts[1]"]
 
 
 def test_of_circuits_inside_each_other_the_outermost_answers():

@@ -280,3 +280,5 @@ def test_counts_are_a_row_of_a_comparison(runs):
     assert row["parameters"] == 0
     assert row["bills"]["analog28"]["total_J"]["nominal"] > 0
     assert "counts: nothing is learned" in summary(results)
+    assert "physical was scored with thermal = 1 of the process" in summary(results)
+    assert "transformer was scored" not in summary(results)
