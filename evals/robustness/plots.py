@@ -27,7 +27,9 @@ def panels(results: dict[str, Any]) -> list[Panel]:
         monte_carlo(by_study("monte_carlo"), design),
         operating(by_study("operating"), design),
         curves("faults", "Faults", "share of devices", "Each kind alone."),
-        curves("ageing", "Ageing", "years under stress", "All else as by default."),
+        curves(
+            "ageing", "Ageing", "years under stress", "All else as in the environment."
+        ),
         converters(results.get("converters"), design),
         worst_case(results.get("worst_case")),
         yields(results.get("yields"), results["unit"]),
@@ -74,7 +76,7 @@ def _span(axes, xs, spans, color, label=None) -> None:
 
 
 def one_factor(rows: list[dict], design: float, results: dict) -> Panel:
-    """A small plot for each amount; the dashed line is its default."""
+    """A small plot for each amount; the dashed line is the environment."""
     name, title = "plot-one-factor", "One factor at a time"
     if not rows:
         return _none(name, title)
@@ -105,10 +107,11 @@ def one_factor(rows: list[dict], design: float, results: dict) -> Panel:
             axes.set_axis_off()
         figure.supylabel(LOST, size=8)
 
-    all_else = "at none" if others == "ideal" else "at their defaults"
+    all_else = "at none" if others == "ideal" else "as in the environment"
     caption = (
-        f"Each amount from a share of its default to several times it, all others"
-        f" {all_else}. Line: median of the chips; band: all of them; dashed: default."
+        f"Each amount from a share of its value in the environment to several times it,"
+        f" all others {all_else}. Line: median of the chips; band: all of them; dashed:"
+        " the environment."
     )
     return _drawn(name, title, caption, 0.6 + 1.25 * -(-len(series) // 3), draw)
 
@@ -132,7 +135,7 @@ def monte_carlo(rows: list[dict], design: float) -> Panel:
             axes.hlines(np.median(lost), i - 0.38, i + 0.38, color=WORST)
         axes.axhline(0.0, color=INK, lw=0.6)
         axes.set_xticks(range(len(rows)), [f"{row['x']:g}×" for row in rows])
-        axes.set_xlabel("noise over the default environment")
+        axes.set_xlabel("noise over the environment")
         axes.set_ylabel(LOST)
         _percent(axes.yaxis)
 
@@ -175,7 +178,7 @@ def operating(rows: list[dict], design: float) -> Panel:
             axes.set_title(supply, size=8)
             axes.grid(visible=False)
 
-    caption = "Median loss of the chips at each point, all else as by default."
+    caption = "Median loss of the chips at each point, all else as in the environment."
     return _drawn(name, title, caption, 0.8 + 0.35 * len(corners), draw)
 
 

@@ -106,7 +106,7 @@ def _monte_carlo(suite, default) -> Iterator[Point]:
     for scale in study.scales if study else ():
         held = {name: getattr(default, name) for name in study.held}
         here = default.scaled(scale).replace(**held)
-        yield Point("monte_carlo", "all", scale, "of the default", here, study.chips)
+        yield Point("monte_carlo", "all", scale, "x the environment", here, study.chips)
 
 
 def _operating(suite, default) -> Iterator[Point]:
