@@ -17,10 +17,12 @@ from evals.doctor import cores
 Found = TypeVar("Found")
 CHIPS = "chips"
 
-# More tokens at once, of all chips of a device, do not fit into the cache of a core, or
-# into the memory of an accelerator with a model of the sizes that are trained here.
-TOKENS_OF_CORE, TOKENS_OF_ACCELERATOR = 1024, 65_536
-# Each device compiles and keeps a copy of the model.
+# More tokens at once, of all chips of a device, do not fit into the cache of a core;
+# logits of 50,000 symbols are 3 GB at the second number, which was not measured.
+TOKENS_OF_CORE, TOKENS_OF_ACCELERATOR = 1024, 16_384
+# Each chip has devices of its own: copies of the model that a device holds at once.
+BYTES_OF_CORE, BYTES_OF_ACCELERATOR = 64 << 20, 4 << 30
+# Each device keeps a copy of the design.
 MOST_CORES = 8
 
 
@@ -43,9 +45,12 @@ def one_device_per_core() -> int:
 
 
 @cache
-def chip_mesh() -> Mesh:
-    """All devices of this machine along one axis, `chips`; one device is a mesh too."""
-    devices = jax.local_devices()
+def chip_mesh(chips: int | None = None) -> Mesh:
+    """All devices of this machine along one axis, `chips`; one device is a mesh too.
+
+    A lone chip has a mesh of one: the others would compute what nobody asks for.
+    """
+    devices = jax.local_devices()[: 1 if chips == 1 else None]
     kinds = (AxisType.Auto,)
     return jax.make_mesh((len(devices),), (CHIPS,), axis_types=kinds, devices=devices)
 
@@ -56,24 +61,28 @@ def full_group(n: int) -> int:
     return -(-n // devices) * devices
 
 
-def group_of(n: int, tokens: int) -> int:
-    """How many of `n` chips that read `tokens` each are best computed at a time.
+def group_of(n: int, tokens: int, design: PyTree) -> int:
+    """How many of `n` chips of a design that read `tokens` each to compute at a time.
 
     A `full_group`: on every device as many as fit, but no more than there are to share.
     """
     mesh = chip_mesh()
     on_core = mesh.devices.flat[0].platform == "cpu"
     most = TOKENS_OF_CORE if on_core else TOKENS_OF_ACCELERATOR
-    return full_group(min(n, mesh.size * max(1, most // max(tokens, 1))))
+    held = BYTES_OF_CORE if on_core else BYTES_OF_ACCELERATOR
+    arrays = filter(eqx.is_array, jax.tree.leaves(design))
+    copy = sum(leaf.size * leaf.dtype.itemsize for leaf in arrays)
+    fit = min(most // max(tokens, 1), held // max(copy, 1))
+    return full_group(min(n, mesh.size * max(1, fit)))
 
 
 def chip_keys(root: Key[Array, ""], start: int, n: int) -> Key[Array, " n"]:
     """Keys of chips `start` to `start + n`, shared out among the devices.
 
-    Chip i has the same key whatever the devices. `n` is a `full_group`; chips that
-    nobody asked for are computed too, and cut off by the caller.
+    Chip i has the same key whatever the devices. `n` is a `full_group`, or 1; chips
+    that nobody asked for are computed too, and cut off by the caller.
     """
-    over = NamedSharding(chip_mesh(), PartitionSpec(CHIPS))
+    over = NamedSharding(chip_mesh(n), PartitionSpec(CHIPS))
     return jax.device_put(_keys(root, jnp.uint32(start), n), over)
 
 
@@ -83,9 +92,9 @@ def _keys(root, start, n):
     return jax.vmap(lambda i: jr.fold_in(root, i))(numbers)
 
 
-def everywhere(tree: PyTree) -> PyTree:
-    """A design, its text or its process: whole on every device."""
-    whole = NamedSharding(chip_mesh(), PartitionSpec())
+def everywhere(tree: PyTree, chips: int | None = None) -> PyTree:
+    """A design, its text or its process: whole on every device of so many chips."""
+    whole = NamedSharding(chip_mesh(chips), PartitionSpec())
     put = lambda x: jax.device_put(x, whole) if eqx.is_array(x) else x
     return jax.tree.map(put, tree)
 
@@ -114,10 +123,10 @@ def each_chip(
         # A lone chip is computed like a design: without an axis of one, and its cost.
         return jax.lax.map(on_one, chips, batch_size=size if size > 1 else None)
 
-    cut = PartitionSpec(CHIPS)
+    cut, among = PartitionSpec(CHIPS), jax.tree.leaves(chips)[0].shape[0]
     shared_out = jax.shard_map(
         own_share,
-        mesh=chip_mesh(),
+        mesh=chip_mesh(among),
         in_specs=(cut, PartitionSpec()),
         out_specs=cut,
         # Loops that begin with a constant would have to be told that they vary.

@@ -344,10 +344,15 @@ def _version_of(name: str) -> str | None:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """How many cores this process may use: of the system, by affinity and by quota."""
+    n = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        n = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("utf-8").split()
+        return min(n, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such control group, or no quota: `max`
+        return n
 
 
 def _memory_bytes() -> int | None:

@@ -160,15 +160,15 @@ def scored_hits(
 
 
 def _each(measure, model, batches, process, n_chips, key):
-    model, process = everywhere((model, process))
-    root, group = stream(key, "chip"), full_group(1)
+    root, group = stream(key, "chip"), full_group(1) if n_chips > 1 else 1
+    model, process = everywhere((model, process), group)
     for start in range(0, n_chips, group):
         keys = chip_keys(root, start, group)
         arrays = _fabricate(model, process, keys)
         found = []
         for i, batch in enumerate(batches):
             shown = batch._replace(tokens=jnp.asarray(batch.tokens))
-            windows, index = everywhere((shown, jnp.uint32(i)))
+            windows, index = everywhere((shown, jnp.uint32(i)), group)
             each = _measured(measure, model, arrays, windows, process, keys, index)
             found.append(np.asarray(each)[:, batch.scored])
         for chip in range(min(group, n_chips - start)):

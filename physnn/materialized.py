@@ -36,12 +36,13 @@ class compiled:
     """`eqx.filter_jit` of `function`, under which `materialized` holds.
 
     Which options that takes is asked at the first call: asking starts the devices, and
-    how many there are can be said until then.
+    how many there are can be said until then. For functions that are called from
+    outside: JAX takes no options of a program inside another one.
     """
 
     def __init__(self, function: Callable[..., Any]):
         self._function = function
-        update_wrapper(self, function)
+        update_wrapper(self, function, updated=())
 
     @cached_property
     def _program(self) -> Any:

@@ -15,8 +15,10 @@ from jaxtyping import Array, Float
 
 from circuits.mac import ChargeMac
 from evals.chip_mesh import (
+    BYTES_OF_CORE,
     MOST_CORES,
     chip_keys,
+    chip_mesh,
     each_chip,
     everywhere,
     full_group,
@@ -103,6 +105,8 @@ def test_eight_devices_find_what_one_finds_with_an_eighth_each():
 def devices(before: str = "", **environment: str) -> list[int]:
     """What a command asks for, and how many devices it then has."""
     known = os.environ | {"JAX_PLATFORMS": "cpu"} | environment
+    if "JAX_NUM_CPU_DEVICES" not in environment:
+        known.pop("JAX_NUM_CPU_DEVICES", None)
     script = (
         f"import jax, evals.chip_mesh as chips; {before}"
         " print(chips.one_device_per_core(), chips.chip_mesh().size)"
@@ -129,7 +133,33 @@ def test_every_core_becomes_a_device_unless_the_user_or_jax_has_said_how_many():
     [(64, 64, 16), (64, 1024, 1), (64, 5000, 1), (4, 64, 4), (1, 1, 1), (3, 512, 2)],
 )
 def test_chips_are_computed_together_while_they_are_short(n, tokens, group):
-    assert group_of(n, tokens) == group
+    if chip_mesh().size > 1 or jax.default_backend() != "cpu":
+        pytest.skip("these are the groups of one core")
+    assert group_of(n, tokens, np.ones(3)) == group
+
+
+def test_copies_of_a_large_model_are_few():
+    most = chip_mesh().size * 3
+    large = np.ones(BYTES_OF_CORE // (4 * 3), np.float32)
+    if jax.default_backend() == "cpu":
+        assert group_of(64, 1, large) == most
+    assert group_of(64, 1, large[:10]) == 64
+
+
+def test_a_lone_chip_stays_on_one_device():
+    script = (
+        "import jax, numpy as np, jax.random as jr; from evals.chip_mesh import *;"
+        " two, one = chip_keys(jr.key(0), 0, 2), chip_keys(jr.key(0), 0, 1);"
+        " run = jax.jit(lambda keys: each_chip(jr.uniform, keys));"
+        " print(len(run(two).devices()), len(run(one).devices()),"
+        " float(run(two)[0]) == float(run(one)[0]))"
+    )
+    known = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT, env=known, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["2", "1", "True"], done.stderr
 
 
 @pytest.mark.parametrize(("n", "batched"), [(1, False), (2, True)])

@@ -130,9 +130,9 @@ class ForeignChips:
         # Of mismatch the callers say nothing: digital numbers have none.
         process = load_process("cmos28").matched()
         shared = (self.design, process, self.seen, amounts)
-        program = partial(_on_chips, *everywhere(shared))
+        group = self.seen.group(n, self.together, self.design)
+        program = partial(_on_chips, *everywhere(shared, group))
         found, root = [], stream(self.key, "chip")
-        group = self.seen.group(n, self.together)
         for start in range(0, n, group):
             found.append(program(chip_keys(root, start, group)))
         bits = np.concatenate([np.asarray(means.bits) for means in found])

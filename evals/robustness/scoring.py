@@ -47,12 +47,12 @@ class Seen(NamedTuple):
             jnp.asarray(tokens[kept], jnp.int32), jnp.asarray(scored[kept]), rate
         )
 
-    def group(self, n: int, together: int | None) -> int:
+    def group(self, n: int, together: int | None, design: Any) -> int:
         """How many of `n` chips read this at a time: `together`, or a `group_of`."""
         windows, time_and_one = self.tokens.shape
-        if together is None:
-            return group_of(n, windows * (time_and_one - 1))
-        return full_group(together)
+        if together is not None:
+            return full_group(together)
+        return group_of(n, windows * (time_and_one - 1), design) if n > 1 else 1
 
 
 class Means(NamedTuple):
@@ -95,10 +95,10 @@ class Chips:
         """Bits and accuracy of chips 0 to n."""
         point = self._as_arrays(environment)
         shared = (self.model, self.process, point, self.seen, adjust)
-        program = partial(_score, *everywhere(shared))
-        found, root = [], stream(self.key, "chip")
         # A group is always full, so that all are one compilation.
-        group = self.seen.group(n, self.together)
+        group = self.seen.group(n, self.together, self.model)
+        program = partial(_score, *everywhere(shared, group))
+        found, root = [], stream(self.key, "chip")
         for start in range(0, n, group):
             found.append(program(chip_keys(root, start, group), self.period_s))
         bits = np.concatenate([np.asarray(means.bits) for means in found])

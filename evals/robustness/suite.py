@@ -241,7 +241,7 @@ class Suite:
 
     @property
     def fewest_chips(self) -> int:
-        """Of its studies: so many at a time leave no chip over anywhere."""
+        """Of its studies: so many at a time are not too many for any of them."""
         studies = (getattr(self, each.name) for each in fields(self))
         return min(
             (study.chips for study in studies if hasattr(study, "chips")), default=1
