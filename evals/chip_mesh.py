@@ -20,7 +20,7 @@ CHIPS = "chips"
 # More tokens at once, of all chips of a device, do not fit into the cache of a core;
 # logits of 50,000 symbols are 3 GB at the second number, which was not measured.
 TOKENS_OF_CORE, TOKENS_OF_ACCELERATOR = 1024, 16_384
-# Each chip has devices of its own: copies of the model that a device holds at once.
+# Copies of the model, one for each chip, that a device holds at once.
 BYTES_OF_CORE, BYTES_OF_ACCELERATOR = 64 << 20, 4 << 30
 # Each device keeps a copy of the design.
 MOST_CORES = 8

@@ -138,7 +138,7 @@ def foreign_setting(
             f" here, but holds none of it: take the environment `{ENVIRONMENT}`, or"
             " `one_factor.amounts`."
         )
-    together = seen.group(max(suite.fewest_chips, 2), suite.together, design)
+    together = seen.group(suite.fewest_chips, suite.together, design)
     key = stream(jr.key(seed), "robustness")
     chips = ForeignChips(design, seen, key, together)
     later = {"yields": partial(yields, calibrate=None, why=NOT_CALIBRATED)}

@@ -124,7 +124,7 @@ def setting_of(run: TrainedRun, suite: Suite, *, seed: int) -> Setting:
         seen,
         stream(jr.key(seed), "robustness"),
         period_s=run.model.config.period_s,
-        together=seen.group(max(suite.fewest_chips, 2), suite.together, run.model),
+        together=seen.group(suite.fewest_chips, suite.together, run.model),
         traced=traced,
     )
     return Setting(suite, chips, default, lost, sources, _later(run, chips), {})
