@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from statistics import median
+from typing import Any, Literal, get_args
 
 import equinox as eqx
 import jax
@@ -22,23 +23,37 @@ from train.loop import load_finished, train
 from train.tasks.images import Images
 from train.tasks.text import Text
 
+# The controls that are trained; chance needs no training.
+Trained = Literal["removed", "frozen", "conventional"]
+
 
 @dataclass(frozen=True)
 class Controls:
-    """The qualities of the controls; those that do not apply, with the reason."""
+    """The qualities of the controls; those that do not apply, with the reason.
+
+    `worth` is by how much the runs are better, seed by seed: median, lowest, highest.
+    """
 
     rows: dict[str, Quality]
+    worth: dict[str, tuple[float, float, float]]
     left_out: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        rows = {name: quality.to_json() for name, quality in self.rows.items()}
+        rows = {
+            name: quality.to_json() | {"worth": self.worth[name]}
+            for name, quality in self.rows.items()
+        }
         return {"controls": rows, "left_out": self.left_out}
 
     def __str__(self):
-        lines = [
-            f"  control: {name:<22}{q.median:.4f} ({q.low:.4f} to {q.high:.4f})"
-            for name, q in self.rows.items()
-        ]
+        lines = []
+        for name, q in self.rows.items():
+            better, low, high = self.worth[name]
+            by_seed = f" ({low:.4f} to {high:.4f} by seed)" if low < high else ""
+            lines.append(
+                f"  control: {name:<22}{q.median:.4f} ({q.low:.4f} to {q.high:.4f}),"
+                f" the runs are better by {better:.4f}{by_seed}"
+            )
         lines += [
             f"  control: {name:<22}- {why}" for name, why in self.left_out.items()
         ]
@@ -48,6 +63,8 @@ class Controls:
 def run_controls(
     folders: Sequence[str | Path],
     *,
+    of: Quality,
+    kinds: Sequence[Trained] = (),
     split: str,
     n_chips: int,
     windows: int,
@@ -63,16 +80,22 @@ def run_controls(
     - conventional: gated units (of images: two charge MACs) with as many parameters,
       trained as long.
 
-    The trained ones lie beside the runs, in `RUN-removed` and so on, so that an
-    interrupted evaluation continues. The other solver is in the row itself.
+    `kinds` names the trained ones that are wanted, all if none is named; `of` is the
+    quality of the runs themselves, scored alike. The trained ones lie beside the runs,
+    in `RUN-removed` and so on, so that an interrupted evaluation continues. The other
+    solver is in the row itself.
     """
     rows: dict[str, Quality] = {}
     left_out: dict[str, str] = {}
     runs = [load_finished(folder) for folder in folders]
     task = runs[0].experiment.task.build()
+    each: dict[str, list[float]] = {}
     rows["chance"] = _chance(task, split)
+    each["chance"] = [rows["chance"].median] * len(runs)
     variants = controls_of(runs[0].experiment, vocabulary=task.vocabulary)
     for name, variant in variants.items():
+        if kinds and name not in kinds:
+            continue
         if isinstance(variant, str):
             left_out[name] = variant
             continue
@@ -93,7 +116,20 @@ def run_controls(
             else:
                 found.append(score(control.model, batches, **asked))
         rows[name] = over_seeds(found, found[0].unit)
-    return Controls(rows, left_out)
+        each[name] = [quality.median for quality in found]
+    # Of one run the values are those of its chips, which are not the control's chips.
+    own = of.values if len(runs) > 1 else (of.median,)
+    worth = {name: _worth(own, values, of.unit) for name, values in each.items()}
+    return Controls(rows, worth, left_out)
+
+
+def _worth(
+    own: Sequence[float], control: Sequence[float], unit: str
+) -> tuple[float, float, float]:
+    """By how much runs are better than their controls: median, lowest, highest."""
+    sign = 1 if unit == "bits/byte" else -1
+    better = [sign * (b - a) for a, b in zip(own, control, strict=True)]
+    return median(better), min(better), max(better)
 
 
 def controls_of(

@@ -2,7 +2,7 @@
 
 import json as to_json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -124,7 +124,7 @@ def score(
 
 def evaluate(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    controls: bool = False,
+    controls: tuple[Literal["removed", "frozen", "conventional"], ...] | None = None,
     split: str = "test",
     chips: int = 8,
     windows: int = 0,
@@ -135,7 +135,8 @@ def evaluate(
 
     Args:
         runs: Run folders of one experiment with different seeds.
-        controls: Also train and score the controls, beside the runs, and print them.
+        controls: Also train and score controls, beside the runs: those that are named,
+            or all.
         split: train, validation or test.
         chips: How many chips of each seed to fabricate.
         windows: How many evenly spaced windows to score; 0 scores every byte.
@@ -147,12 +148,15 @@ def evaluate(
     from evals.evaluate import evaluate as evaluate_runs
 
     # Controls are trained, and training takes all cores for one device.
-    if not controls:
+    if controls is None:
         one_device_per_core()
 
     asked: dict[str, Any] = {"split": split, "n_chips": chips, "windows": windows}
     row = evaluate_runs(runs, **asked, seed=seed)
-    found = run_controls(runs, **asked, seed=seed) if controls else None
+    found = None
+    if controls is not None:
+        of = row.accuracy or row.bits
+        found = run_controls(runs, of=of, kinds=controls, **asked, seed=seed)
     if json:
         _print({"row": row.to_json()} | (found.to_json() if found else {}))
     else:

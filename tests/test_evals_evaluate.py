@@ -97,9 +97,12 @@ def test_a_row_says_what_was_measured(seeds):
 
 
 def test_controls_are_trained_once_beside_the_runs(seeds):
-    found = run_controls(seeds[:1], **ASKED)
+    of = evaluate(seeds[:1], **ASKED).bits
+    found = run_controls(seeds[:1], of=of, **ASKED)
     assert set(found.rows) == {"chance", "removed", "frozen", "conventional"}
     assert found.left_out == {}
+    for name, row in found.rows.items():
+        assert found.worth[name] == (pytest.approx(row.median - of.median),) * 3
     run = load_run(seeds[0])
     removed = load_run(seeds[0].with_name("s0-removed"))
     assert removed.step == run.step
@@ -126,15 +129,28 @@ def test_controls_are_trained_once_beside_the_runs(seeds):
     assert far(held, begun) <= far(trained, begun)
     folders = sorted(seeds[0].parent.glob("s0-*"))
     before = [read_metrics(folder / "metrics.jsonl") for folder in folders]
-    again = run_controls(seeds[:1], **ASKED)
+    again = run_controls(seeds[:1], of=of, **ASKED)
     assert again.to_json() == found.to_json()
     assert [read_metrics(f / "metrics.jsonl") for f in folders] == before
+
+
+def test_what_a_mechanism_is_worth_is_paired_by_seed(seeds):
+    of = evaluate(seeds, **ASKED).bits
+    found = run_controls(seeds, of=of, kinds=["removed"], **ASKED)
+    assert set(found.rows) == {"chance", "removed"}  # only what was asked for
+    assert not seeds[1].with_name("s1-frozen").exists()
+    pairs = zip(of.values, found.rows["removed"].values, strict=True)
+    better = sorted(control - own for own, control in pairs)
+    low, high = better
+    assert found.worth["removed"] == pytest.approx((sum(better) / 2, low, high))
+    assert f"({low:.4f} to {high:.4f} by seed)" in str(found)
 
 
 def test_chance_is_the_entropy_of_the_letters(seeds):
     task = load_run(seeds[0]).experiment.task.build()
     assert isinstance(task, Text)
-    found = run_controls(seeds[:1], **ASKED).rows["chance"].median
+    of = evaluate(seeds[:1], **ASKED).bits
+    found = run_controls(seeds[:1], of=of, **ASKED).rows["chance"].median
     counts = np.bincount(task.tokens("test"), minlength=256)
     p = counts[counts > 0] / counts.sum()
     # That of train scores test a little worse than test's own.

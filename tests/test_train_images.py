@@ -167,8 +167,10 @@ def test_a_row_of_images_is_in_accuracy_with_its_controls(folder, tmp_path):
     assert row.soft is not None
     assert 0 <= row.soft <= 1
     assert "accuracy" in str(row)
-    found = run_controls([run.folder], **asked)
+    found = run_controls([run.folder], of=row.accuracy, **asked)
     assert set(found.rows) == {"chance", "frozen", "conventional"}
+    chance = found.rows["chance"].median
+    assert found.worth["chance"][0] == pytest.approx(row.accuracy.median - chance)
     assert all(0 <= each.median <= 1 for each in found.rows.values())
     task = run.experiment.task.build()
     assert isinstance(task, Images)
