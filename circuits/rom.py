@@ -117,8 +117,13 @@ class EmbeddingRom(AbstractMemorylessCircuit):
         return self.read(tokens, process=process, key=key)
 
     def events(self, process, *, period_s):
-        del process, period_s
-        return (Event("rom_bit", self.n_out * self.bits),)
+        del period_s
+        read_bits = self.n_out * self.bits
+        wires_C = rom_wires_C(self.rows.size * self.bits, read_bits, process)
+        return (
+            Event("rom_bit", read_bits),
+            Event("supply_charge_C", wires_C, "row wires"),
+        )
 
     def netlist(self, process, *, name) -> Netlist:
         del process

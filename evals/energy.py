@@ -4,14 +4,17 @@
 
     systems [{name, kind: "physical" | "transformer" | "counts", parameters, tokens,
               quality {median, low, high, n_chips, values, ...}, seeds [like it],
-              latency_s (None: not modeled), bytes_per_token,
+              latency_s (of a physical model; None: see `least_latency_s`),
+              least_latency_s {bill: s, or None} (of a digital machine),
+              bytes_per_token,
               J_per_byte {bill: {low, nominal, high}}, bills {bill: Ledger.to_json()}}]
         bills of a transformer are called G, A and R, that of a physical model by its
         price list, that of counted tables (a row of their own, in no ratio) the same;
         of every physical system, beside these:
     ratios {"G" | "A" | "R": {relation: "=" | ">=" | "below ladder", low, nominal, high,
             verdict (a sentence), opponent_J {low, nominal, high}, list, batch,
-            service {class, said}, J_per_byte {ours, opponent: {low, nominal, high}},
+            least_latency_s (of the opponent), service {class, said},
+            J_per_byte {ours, opponent: {low, nominal, high}},
             corner_runs {low, high: the ratio with all prices of both sides there},
             interval (evals.frontier.Resampled, over seeds and chips),
             at_quality {low, high: {relation, nominal}} (at the ends of the interval of
@@ -34,17 +37,12 @@ from typing import Any, Literal
 import jax
 
 from evals.frontier import Draws, Ratio, Sampled, bootstrap, draw, equal_quality
+from evals.latency import least_latency
 from evals.quality import Quality
+from evals.recorded import Physical, Recorded, physical_side, record
 from evals.rulers import rulers_of_model
-from evals.sensitivity import Side, tornado
-from evals.waterfall import (
-    Physical,
-    Recorded,
-    next_to_shrink,
-    physical_side,
-    record,
-    waterfall,
-)
+from evals.sensitivity import Side, tornado, with_excess
+from evals.waterfall import next_to_shrink, waterfall
 from physnn.energy import Ledger, Modeled, Prices, bill, load_prices
 from physnn.process import Process
 from physnn.units import readable
@@ -94,8 +92,22 @@ class _Ladder:
     def bills(self, prices: Prices, process: Process) -> list[Ledger]:
         return [bill(each, prices, process=process) for each in self.recorded]
 
+    def latencies(self, prices: Prices) -> list[float | None]:
+        return [_least(each, prices) for each in self.recorded]
+
     def side(self, prices: Prices, process: Process) -> Side:
         return Side(prices, tuple(_biller(each, process) for each in self.recorded))
+
+
+def _least(design: Recorded, prices: Prices) -> float | None:
+    """The least time of a token of one user [s]; None: the list tells nothing of it."""
+    _, latency_s = least_latency(
+        design.recorded,
+        prices,
+        period_s=design.period_s,
+        n_layers=design.site.n_layers,
+    )
+    return latency_s
 
 
 def _biller(design: Any, process: Process):
@@ -147,7 +159,8 @@ def compare(
     for rung in ladder:
         own = record(rung.models[0], first.process, period_s)
         on = {m: bill(own, p, process=first.process) for m, p in machines.items()}
-        systems.append(system(rung, on, None))
+        least = {m: _least(own, p) for m, p in machines.items()}
+        systems.append(system(rung, on, None) | {"least_latency_s": least})
     for each in counted:
         own = bill(each.models[0], ours, process=first.process)
         systems.append(system(each, {prices: own}, None))
@@ -179,7 +192,7 @@ def _gains(
         found, ratios[name] = ask(machine)
         swings[name] = tornado(
             quality.median,
-            Side(ours, (_biller(side.built, process),)),
+            Side(with_excess(ours, process), (_biller(side.built, process),)),
             rungs.side(machine, process),
             rungs.scores,
         )
@@ -232,11 +245,16 @@ def _ratio(
     theirs = [
         rung.sampled([total]) for rung, total in zip(rungs.rungs, totals, strict=True)
     ]
+    least = rungs.latencies(machine)
+    latency_s = None
+    if not any(least[i] is None for i in median.weights):
+        latency_s = sum(w * (least[i] or 0.0) for i, w in median.weights.items())
     return median, {
         **median.to_json(),
+        "least_latency_s": latency_s,
         "list": bills[0].prices,
         "batch": bills[0].batch,
-        "service": _service(bills[0].batch, ledger.period_s),
+        "service": _service(bills[0].batch, ledger.period_s, latency_s),
         "J_per_byte": {
             key: each.scaled(per_byte).to_json() if each else None
             for key, each in (("ours", own), ("opponent", median.opponent))
@@ -260,9 +278,12 @@ def _corner_runs(ratio: Ratio, own: Modeled) -> dict[str, float] | None:
     }
 
 
-def _service(batch: float, period_s: float) -> dict[str, str]:
+def _service(batch: float, period_s: float, theirs_s: float | None) -> dict[str, str]:
     """What both sides are asked for: the number of users at once, and the latency."""
     ours = f"one user, {readable(period_s, 's')} per token"
+    least = "whose latency is not known"
+    if theirs_s is not None:
+        least = f"at least {readable(theirs_s, 's')} per token"
     if batch == 1:
         theirs, kind = "one user", "one user on both sides"
     else:
@@ -270,7 +291,7 @@ def _service(batch: float, period_s: float) -> dict[str, str]:
         kind = f"throughput of {batch:g} users, against one user"
     return {
         "class": kind,
-        "said": f"{ours}, against {theirs}, whose latency is not compared",
+        "said": f"{ours}, against {theirs}, {least}",
     }
 
 
@@ -343,10 +364,15 @@ def _lines_of(ours: dict[str, Any]) -> list[str]:
                 f" {each['interval']['ends_all_prices']}"
             )
     latency = readable(ours["latency_s"], "s")
+    least = ", ".join(
+        f"{readable(ratio['least_latency_s'], 's')} on {machine}"
+        for machine, ratio in ours["ratios"].items()
+        if ratio["least_latency_s"] is not None
+    )
     return [
         *lines,
         f"  {next(iter(ours['ratios'].values()))['verdict']}",
         f"  Seeds and chips: {interval['said']}.",
-        f"  The physical model serves one user at {latency} per token; the latency of"
-        " its opponents is not compared (`physnn bill` has a bound for GPUs).",
+        f"  The physical model serves one user at {latency} per token; its opponents"
+        f" take at least {least} (docs/energy.md: bounds by bandwidth, R an estimate).",
     ]

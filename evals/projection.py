@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Float
 
 from evals.energy import MACHINES, Scored
-from evals.waterfall import Recorded, is_context, is_touch, record
+from evals.recorded import Recorded, record
+from evals.waterfall import is_context, is_touch
 from physnn.energy import bill, load_prices
 from physnn.energy.events import Event
 

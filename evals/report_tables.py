@@ -69,7 +69,8 @@ def _ladder(systems: list[dict]) -> Cells:
                 "J_per_byte": ((s.get("J_per_byte") or {}).get(name) or {}).get(
                     "nominal"
                 ),
-                "latency_s": s.get("latency_s"),
+                "latency_s": (s.get("least_latency_s") or {}).get(name)
+                or s.get("latency_s"),
             }
 
 
@@ -106,8 +107,10 @@ def _ratios(physical: list[dict]) -> Cells:
                 }
 
 
+_FACTORS = ("factor_low", "factor", "factor_high")
 _WATERFALL = (
-    *("system", "machine", "relation", "step", "factor"),
+    *("system", "machine", "relation", "step"),
+    *_FACTORS,
     *("after_J_low", "after_J", "after_J_high", "what"),
 )
 
@@ -125,7 +128,7 @@ def _waterfall(physical: list[dict]) -> Cells:
                 yield {
                     **shared,
                     "step": step["name"],
-                    "factor": step["factor"],
+                    **{key: step.get(key) for key in _FACTORS},
                     **_three("after_J", step["after_J"]),
                     "what": step.get("what"),
                 }

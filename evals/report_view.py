@@ -127,6 +127,17 @@ def _steps(falls: dict[str, dict]) -> list[dict[str, Any]]:
                 m: next((s["factor"] for s in f["steps"] if s["name"] == name), None)
                 for m, f in falls.items()
             },
+            "ranges": {
+                m: next(
+                    (
+                        (s["factor_low"], s["factor_high"])
+                        for s in f["steps"]
+                        if s["name"] == name and "factor_low" in s
+                    ),
+                    None,
+                )
+                for m, f in falls.items()
+            },
         }
         for name in order
     ]

@@ -9,13 +9,15 @@ from typing import Any
 import jax
 
 from evals.generator import Denoiser
+from evals.latency import least_latency, memory_B
 from evals.rulers import event_rulers, ruler_table
 from evals.scale import Unbuilt, count_parameters, grown, shapes_of
 from evals.scale_notes import bytes_in_token, notes_of_circuit, notes_of_machine
 from physnn.bank import Bank
 from physnn.configs import config_folder
 from physnn.energy import Ledger, Modeled, Prices, bill, load_prices
-from physnn.process import load_process
+from physnn.energy.floor_plan import site_of
+from physnn.process import Process, load_process
 from physnn.units import readable
 from train.baseline import TransformerConfig
 from train.experiment import ModelConfig, load_experiment
@@ -66,7 +68,7 @@ class ScaledBill:
 
     - `multiplied`: multiplications with a weight per token; None where charges add.
     - `latency_s`: of one token of one user, or of an image; for a digital machine the
-      least that its memories' bandwidth allows; None: the list tells no bandwidth.
+      least it can be (`evals.latency`); None: the list tells nothing of time.
     - `area_m2`: drawn area of all unit devices; None: not known (digital). The floor
       plan of the ledger has that of the parts, and the chips they take.
     - `tokens_per_image`: patches computed for an image; None: it makes none.
@@ -131,7 +133,7 @@ class ScaledBill:
         each = total.scaled(1 / self.parameters)
         latency = "not modeled for this machine"
         if self.latency_s is not None:
-            bound = "at least " if self.devices else ""
+            bound = "at least " if self.multiplied is not None else ""
             latency = bound + readable(self.latency_s, "s")
         active = ""
         if self.multiplied is not None:
@@ -188,6 +190,7 @@ def scaled_bill(asked: Asked) -> ScaledBill:
     experiment = load_experiment(path)
     config = _asked_of(experiment.model, asked)
     process = load_process(asked.process or experiment.process)
+    _check_bits(experiment.model, config, process)
     images = isinstance(experiment.task, ImagesConfig)
     task = experiment.task
     own = (CLASSES, 1.0) if isinstance(task, ImagesConfig) else task.symbols()
@@ -221,12 +224,18 @@ def scaled_bill(asked: Asked) -> ScaledBill:
     ledger = bill(design, prices, process=process, period_s=period_s)
     events = design.events(process, period_s=period_s)
     multiplied = sum(float(e.count) for e in events if e.name == "mac")
-    memory_B = _memory_B(events, prices, period_s)
+    held_B = memory_B(events, prices, period_s)
     devices, latency_s = None, own_s
     if digital:
-        devices, latency_s = _on_devices(events, prices, memory_B)
-        if latency_s is not None:
-            latency_s *= per_image or 1
+        devices, latency_s = least_latency(
+            events,
+            prices,
+            period_s=period_s,
+            n_layers=site_of(design, process).n_layers,
+        )
+        if per_image and latency_s is not None:
+            # Of hard-wired layers nobody says how many patches they take at once.
+            latency_s = per_image * latency_s if devices else None
     bytes_per_token, source = bytes_in_token(
         asked.bytes_per_token, vocabulary, images=images, own=own
     )
@@ -243,7 +252,7 @@ def scaled_bill(asked: Asked) -> ScaledBill:
         bytes_per_token_source=source,
         latency_s=latency_s,
         area_m2=area_m2,
-        memory_B=memory_B,
+        memory_B=held_B,
         devices=devices,
         tokens_per_image=per_image,
         notes=notes_of_machine(
@@ -337,6 +346,26 @@ def _asked_of(config: ModelConfig, asked: Asked) -> ModelConfig:
     return config
 
 
+def _check_bits(own: ModelConfig, asked: ModelConfig, process: Process) -> None:
+    """Raises `ValueError` for other bits of weights in a design that has no weights."""
+    name = "weight_bits"
+    if getattr(own, name, None) == getattr(asked, name, None):
+        return
+    events = (
+        shapes_of(each, vocabulary=CLASSES, process=process).events(
+            process, period_s=1e-6
+        )
+        for each in (own, asked)
+    )
+    counts = [[(e.name, e.part, float(e.count)) for e in each] for each in events]
+    if counts[0] == counts[1]:
+        raise ValueError(
+            f"Argument `bits` must be left out of a design without weights, but is"
+            f" {getattr(asked, name)}: nothing in this `{own.kind}` is coded by it, its"
+            " bill would be the same."
+        )
+
+
 def _served(prices: Prices, asked: Asked, config: ModelConfig) -> Prices:
     names = ("batch", "tokens_per_pass", "drafted", "cache_waste")
     serving: dict[str, Any] = {
@@ -353,36 +382,3 @@ def _served(prices: Prices, asked: Asked, config: ModelConfig) -> Prices:
     elif asked.prefill or asked.image_passes:
         serving["prompt"] = config.context
     return prices.served(**serving)
-
-
-def _memory_B(events, prices: Prices, period_s: float) -> float:
-    """What is held: weights once, a cache for every sequence, with its waste."""
-    held = 0.0
-    for event in events:
-        if event.name == "stored_bit_s":
-            size = float(event.count) / period_s / 8
-            if event.part == "cache":
-                serving = prices.serving
-                size *= serving.batch / (1 - serving.cache_waste)
-            held += size
-    return held
-
-
-def _on_devices(
-    events, prices: Prices, memory_B: float
-) -> tuple[int | None, float | None]:
-    """Devices that hold it all, and the time in which they read what a token needs."""
-    device, serving = prices.device, prices.serving
-    if device is None:
-        return None, None
-    devices = math.ceil(memory_B / device.memory_B)
-    read_B = 0.0
-    for event in events:
-        if event.name in ("weight_byte", "cache_byte"):
-            # Of a step: the weights once, and the cache of every sequence.
-            weights = event.name == "weight_byte"
-            times = serving.times(
-                event.name, event.part, event.active, per_batch=weights
-            )
-            read_B += float(event.count) * times * serving.batch
-    return devices, read_B / (devices * device.bandwidth_B_per_s)

@@ -175,6 +175,7 @@ def gains(own_J):
                         "what": "our weights",
                         "after_J": span(1.25 * e["nominal"]),
                         "factor": 0.8,
+                        **{"factor_low": 0.7, "factor_high": 0.9},
                     },
                     {
                         "name": "no weight movement",

@@ -11,6 +11,7 @@ from evals.energy import MACHINES, Scored, compare, ratio_table
 from evals.quality import Quality
 from physnn.energy import bill, load_prices
 from physnn.process import load_process
+from physnn.units import readable
 from tests.helpers import physical_config
 from train.baseline import TransformerConfig
 
@@ -62,9 +63,17 @@ def test_comparison_is_plain_and_complete(comparison):
     assert ours["latency_s"] == physical.models[0].config.period_s
     for system, each in zip(rivals, ladder, strict=True):
         assert list(system["bills"]) == list(MACHINES) == ["G", "A", "R"]
+        assert list(system["least_latency_s"]) == ["G", "A", "R"]
+        # R is a chip of its layers: one, and one of the opponent.
+        assert system["least_latency_s"]["R"] == pytest.approx(1.84e-6)
         c = each.models[0].config
         matrices = 4 * c.width**2 + 3 * c.width * c.n_hidden
         assert system["parameters"] == matrices + 3 * c.width + 2 * 16 * c.width
+    for machine, ratio in ours["ratios"].items():
+        least = [rival["least_latency_s"][machine] for rival in rivals]
+        assert min(least) <= ratio["least_latency_s"] <= max(least)
+        said = f"at least {readable(ratio['least_latency_s'], 's')} per token"
+        assert said in ratio["service"]["said"]
     for system in found["systems"]:
         for each in system["bills"].values():
             assert each["rows"]

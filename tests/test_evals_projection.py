@@ -12,7 +12,7 @@ from evals.projection import (
     project,
     size_at,
 )
-from evals.waterfall import record
+from evals.recorded import record
 from physnn.energy import bill, load_prices
 from tests.test_evals_energy import PROCESS, model, quality, rung, scored
 from train.baseline import TransformerConfig

@@ -32,6 +32,8 @@ def test_tables_hold_every_figure_of_the_gain():
         rows = [r for r in found["waterfall.csv"] if r["machine"] == machine]
         product = math.prod(float(r["factor"]) for r in rows if r["factor"])
         assert product == pytest.approx(ours["ratios"][machine]["nominal"])
+        ranges = [(r["factor_low"], r["factor_high"]) for r in rows if r["factor"]]
+        assert ranges == [("0.7", "0.9"), ("", "")]
     # Without a comparison the columns are there, and nothing else.
     bare = tables({"systems": [{"name": "x"}]})
     assert all(text.count("\n") == 1 for text in bare.values())

@@ -322,6 +322,13 @@ def test_paging_waste_is_held_but_not_read():
     assert wasteful.memory_B > lean.memory_B
 
 
+def test_bits_are_refused_where_nothing_is_coded_by_them():
+    with pytest.raises(ValueError, match="`bits` must be left out of a design without"):
+        billed("fashion_lookup", bits=4)
+    spent = [billed("fashion_mac", bits=n).ledger.total.nominal for n in (4, 6)]
+    assert spent[0] < spent[1]
+
+
 def test_a_prompt_is_as_long_as_the_context():
     found = billed(machine="jouppi7", context=1000, prefill=True)
     assert found.ledger.serving.prompt == 1000
@@ -337,6 +344,24 @@ def test_latency_is_bounded_by_what_the_memory_reads():
     assert "at least" in str(large)
     # Measured: 7.3 ms at batch 8.
     assert 0.3 * 7.3e-3 < found.latency_s < 7.3e-3
+
+
+def test_latency_of_chips_that_hold_their_weights():
+    dense = {"parameters": 8.03e9, "kv_heads": 8, "bits": 8}
+    device = load_prices("sram2030").device
+    assert device is not None
+    alone = device.memory_B / device.bandwidth_B_per_s
+    # A reads all it holds but an embedding: all its banks once, however large it is.
+    for asked in (dense, {**dense, "parameters": 1e9}):
+        found = billed(machine="sram2030", **asked)
+        assert 0.7 * alone < found.latency_s <= alone
+        assert found.devices is None
+    # R takes as long as the layers of the chip that was built; Llama has 32.
+    found = billed(machine="rom2030", **dense)
+    assert found.latency_s == pytest.approx(found.config.n_blocks / 32 / 17e3, rel=1e-2)
+    assert "at least" in str(found)
+    patches = billed(machine="rom2030", image_passes=2)
+    assert patches.latency_s is None
 
 
 def test_power_and_joules_per_byte_follow_from_joules_per_token():

@@ -2,8 +2,8 @@
 
 import pytest
 
-from evals.sensitivity import Side, at_corner, price_id, tornado
-from evals.waterfall import Recorded
+from evals.recorded import Recorded
+from evals.sensitivity import Side, at_corner, price_id, tornado, with_excess
 from physnn.energy import bill, load_prices
 from physnn.energy.events import Event
 from physnn.process import load_process
@@ -81,6 +81,40 @@ def test_one_price_alone_is_moved():
         else:
             assert after == before
     assert moved.multipliers == OURS.multipliers
+
+
+def test_the_exponent_of_a_width_moves_alone():
+    narrow = lambda n: (Event("mac", n, bits=4.0),)
+    (mac,) = (r for r in SRAM.rows if (r.event, r.line) == ("mac", "arithmetic"))
+    assert mac.width is not None
+    found = rows(ladder=side(SRAM, narrow(1e3), narrow(1e5)))
+    row = found[mac.width.fact]
+    assert (row["sides"], row["lines"]) == ("opponent", ["arithmetic"])
+    assert row["confidence"] == mac.width.confidence
+    assert row["low"] == pytest.approx(mac.width.low / mac.width.nominal)
+    # A higher exponent makes narrow multiplications cheaper, by 2^p of the arithmetic.
+    pinned = at_corner(SRAM, mac.width.fact, "high")
+    (moved,) = (r for r in pinned.rows if (r.event, r.line) == ("mac", "arithmetic"))
+    assert moved.joules(PROCESS, 4.0)[1] == pytest.approx(
+        mac.nominal / 2**mac.width.high
+    )
+    assert row["ratio_high"]["nominal"] < row["ratio_low"]["nominal"]
+    # At the width its price is of it is in no bill.
+    assert mac.width.fact not in rows()
+
+
+def test_the_excess_of_amplifiers_moves_from_corner_to_corner():
+    events = (Event("amplifier_charge_C", 1e-9),)
+    ours = side(OURS, events)
+    ours = Side(with_excess(OURS, PROCESS), ours.bills)
+    low, nominal, high = PROCESS.amplifier_excess
+    row = rows(ours=ours)["amplifier_excess of cmos28"]
+    assert (row["low"], row["high"]) == pytest.approx((low / nominal, high / nominal))
+    # Amplifiers are the whole bill here.
+    assert row["swing"] == pytest.approx(high / low)
+    assert row["source"] == PROCESS.sources["amplifier_excess"]
+    (spent,) = ours.bills
+    assert spent(ours.prices).nominal == spent(OURS).nominal
 
 
 def test_below_the_ladder_no_price_makes_a_ratio():

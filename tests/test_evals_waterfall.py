@@ -1,5 +1,6 @@
 """The waterfall multiplies to the ratio, and its steps are what their names say."""
 
+import dataclasses
 import math
 
 import equinox as eqx
@@ -8,19 +9,12 @@ import pytest
 
 from circuits.mac import ChargeMac
 from evals.frontier import equal_quality
-from evals.waterfall import (
-    STEPS,
-    Recorded,
-    _width,
-    next_to_shrink,
-    physical_side,
-    record,
-    waterfall,
-)
+from evals.recorded import Recorded, physical_side, record
+from evals.waterfall import PHYSICS, STEPS, _width, next_to_shrink, waterfall
 from physnn.energy import bill, load_prices
 from physnn.energy.events import Event
 from physnn.export.selection import circuits_of
-from physnn.process import load_process
+from physnn.process import Excess, load_process
 from tests.helpers import physical_config
 from train.baseline import TransformerConfig
 
@@ -84,6 +78,10 @@ def rungs():
 def test_the_product_of_the_factors_is_the_ratio(side, rungs, machine, bits_per_byte):
     found, ratio = fall(side, bits_per_byte, MACHINES[machine], rungs)
     factors = [step["factor"] for step in found["steps"]]
+    for step in found["steps"]:
+        assert step["factor_low"] <= step["factor"] <= step["factor_high"]
+        pivot = step["name"] == PHYSICS
+        assert not pivot or step["factor_low"] == step["factor_high"]
     assert math.prod(factors) == pytest.approx(ratio.nominal, rel=1e-9)
     assert found["ratio"] == pytest.approx(ratio.nominal)
     assert found["relation"] == ratio.relation == ("=" if bits_per_byte > 2 else ">=")
@@ -121,6 +119,30 @@ def test_a_step_is_the_bill_without_that_one_thing(side, rungs):
     assert after["no converters inside"] == total(side.dense, OURS)
 
 
+def test_a_factor_has_the_range_of_all_orders(side, rungs):
+    sram = MACHINES["sram"]
+    found, _ = fall(side, 2.4, sram, rungs[:1] * 2)
+    steps = {step["name"]: step for step in found["steps"]}
+    # What it saves the transformer itself, as the first step of all.
+    theirs = rungs[0]
+    still = tuple(e for e in theirs.recorded if e.name != "weight_byte")
+    alone = total(theirs, sram) / total(Recorded(still, PERIOD_S), sram)
+    moved = steps["no weight movement"]
+    assert moved["factor_low"] <= alone * (1 + 1e-9)
+    assert moved["factor_high"] >= alone * (1 - 1e-9)
+    assert moved["factor_high"] > 1.02 * moved["factor_low"]
+    # Two steps behind the physics: each is its factor first or last.
+    drawn, analog = steps["amplifiers as drawn"], steps["no converters inside"]
+    ends = lambda step: sorted((step["factor_low"], step["factor_high"]))
+    ideal = dataclasses.replace(PROCESS, amplifier_excess=Excess(1.0, 1.0, 1.0))
+    first = bill(side.converted, OURS, process=ideal).total.nominal
+    other = bill(side.dense, OURS, process=ideal).total.nominal
+    last = total(side.dense, OURS)
+    middle = total(side.converted, OURS)
+    assert ends(drawn) == pytest.approx(sorted((first / middle, other / last)))
+    assert ends(analog) == pytest.approx(sorted((middle / last, first / other)))
+
+
 def test_their_weights_are_multiplied_as_wide_as_theirs():
     wide = lambda bits: Recorded((Event("mac", 3.0, "a", bits=bits),), PERIOD_S)
     two = [((wide(4.0), 4.0), 0.75), ((wide(None), 8.0), 0.25)]
@@ -132,6 +154,8 @@ def test_what_a_machine_does_not_price_is_left_out_with_its_words(side, rungs):
     found, _ = fall(side, 2.1, MACHINES["rom"], rungs)
     missing = {each["name"]: each["reason"] for each in found["left_out"]}
     assert "inside base2030.asic.rom" in missing["no weight movement"]
+    # At the prices of components it would have one.
+    assert "at another place 1 to" in missing["no weight movement"]
     found, _ = fall(side, 2.1, MACHINES["gpu"], rungs)
     # So small a model costs a GPU its host and nothing else.
     assert found["steps"][0]["name"] == "no host in the loop"

@@ -7,6 +7,7 @@ import jax.random as jr
 import pytest
 
 from circuits.mac import ChargeMac
+from circuits.rom import ROM_BIT_M2
 from physnn.energy import bill, load_prices
 from physnn.energy.events import Event
 from physnn.energy.facts import joules_per, load_facts
@@ -144,17 +145,18 @@ def test_wires_of_the_digital_edges_are_on_the_physical_bill():
     ledger = bill(shapes, load_prices("analog28"), process=PROCESS)
     (row,) = (row for row in ledger.rows if row.event == "wire_bit_m")
     circuits = {each.name: each for each in site_of(shapes, PROCESS).circuits}
-    first, head, table = (
+    first, head = (
         math.sqrt(each.device_m2 + 0.3e-12 * each.bits)
-        for each in (
-            list(circuits.values())[1],
-            circuits["head"],
-            circuits["embedding"],
-        )
+        for each in (list(circuits.values())[1], circuits["head"])
     )
     row_bits, codes = 8 * 8, 16 * 8
-    expected = row_bits * (table + 2 * first) / 2 + codes * head / 2
-    assert row.count == pytest.approx(expected)
+    assert row.count == pytest.approx(row_bits * first + codes * head / 2)
     assert row.line == "activations"
+    # The way out of the ROM is on the embedding's own line, whole words at full supply.
+    (wires,) = (row for row in ledger.rows if row.part == "embedding.row wires")
+    side_m = math.sqrt(16 * 8 * 8 * ROM_BIT_M2)
+    charge_C = row_bits * side_m * PROCESS.wire_F_per_m * PROCESS.supply_V
+    assert wires.count == pytest.approx(charge_C, abs=0)
+    assert wires.line == "embedding"
     assert ledger.plan is not None
     assert ledger.plan.chips == 1

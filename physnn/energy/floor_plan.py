@@ -249,10 +249,10 @@ def _analog(counts, site, geometry):
         for (name, top), n in counts.items()
         if name.startswith("adc_conversion_") and top == "head"
     )
-    # A row from the embedding's ROM spreads along the first circuit; codes of the head
-    # run along it to the sampler at its corner.
-    run = (sides.get("embedding", 0.0) + first) / 2 + first / 2
-    bits_m = row * run + codes * sides.get("head", 0.0) / 2
+    # A row from the foot of the embedding's ROM, whose circuit bills the way to there,
+    # spreads along the first circuit; codes of the head run along it to the sampler at
+    # its corner.
+    bits_m = row * first + codes * sides.get("head", 0.0) / 2
     return found, _made(
         Event("wire_bit_m", bits_m, "edges"),
         Event("adc_conversion_8b", found.crossing, "links"),

@@ -117,10 +117,14 @@ def _read_device(path: Path, row, facts: dict[str, Fact]) -> Device | None:
     if row is None:
         return None
     units = {"memory": ("GB", 1e9), "bandwidth": ("TB/s", 1e12)}
-    if not isinstance(row, dict) or set(row) != set(units):
+    if isinstance(row, dict) and set(row) == {"layer"}:
+        units = {"layer": ("us/layer", 1e-6)}
+    in_place = row.get("in_place", False) if isinstance(row, dict) else None
+    if not isinstance(in_place, bool) or set(row) - {"in_place"} != set(units):
         raise ValueError(
             f"{path}: [device] must hold `memory` and `bandwidth`, ids in"
-            f" energy_facts.csv, but is {row!r}."
+            " energy_facts.csv, and perhaps `in_place` (true or false), or `layer`"
+            f" alone, but is {row!r}."
         )
     found = []
     for key, (unit, scale) in units.items():
@@ -131,7 +135,10 @@ def _read_device(path: Path, row, facts: dict[str, Fact]) -> Device | None:
                 f" {unit}, but is {row[key]!r}."
             )
         found.append(fact.nominal * scale)
-    return Device(*found, source=f"{row['memory']}, {row['bandwidth']}")
+    source = ", ".join(row[key] for key in units)
+    if "layer" in units:
+        return Device(math.inf, math.inf, source=source, layer_s=found[0])
+    return Device(*found, source=source, in_place=in_place)
 
 
 def _read_geometry(path: Path, row, facts: dict[str, Fact]) -> Geometry | None:

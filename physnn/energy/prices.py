@@ -152,16 +152,21 @@ class Multiplier:
 
 @dataclass(frozen=True)
 class Device:
-    """What one device of a machine holds and reads: sets how many a design needs.
+    """What one device of a machine holds and reads, or how long it takes for a layer.
 
     - `memory_B`: bytes of weights and cache it holds.
     - `bandwidth_B_per_s`: at which it reads them.
-    - `source`: where both are from.
+    - `source`: where the numbers are from.
+    - `in_place`: a multiplier stands beside every bank, so a design that holds a share
+      of the memory has that share of the bandwidth; else the whole, of whole devices.
+    - `layer_s`: time of a token in a layer, where weights are wired in and not read.
     """
 
     memory_B: float
     bandwidth_B_per_s: float
     source: str
+    in_place: bool = False
+    layer_s: float = 0.0
 
 
 @dataclass(frozen=True)
