@@ -33,12 +33,21 @@ _ROUNDING = 1e-8
 
 @dataclass(frozen=True)
 class MosDevice:
-    """A transistor of a kit: its subcircuit and the sizes its models hold for [m]."""
+    """A transistor of a kit: its subcircuit and the sizes its models hold for [m].
+
+    `card`: there is no subcircuit, `name` is that of a plain `.model`.
+    """
 
     name: str
     width_min_m: float
     length_min_m: float
     length_max_m: float
+    card: bool = False
+
+    @property
+    def letter(self) -> str:
+        """With which an element that calls it begins."""
+        return "m" if self.card else "x"
 
 
 @dataclass(frozen=True)
@@ -47,13 +56,28 @@ class Layout:
 
     `before` is included ahead of the library; `low_threshold_section` is the section
     that adds low-threshold devices where the corners leave them out; `missing` are the
-    corners this set does not have.
+    corners this set does not have. A `library` without sections has `{corner}` in its
+    path, which stands for the kit's name of a corner, and `beside` are more such files.
     """
 
     library: str
     before: str = ""
     low_threshold_section: str = ""
     missing: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+    def files(self, corner: str) -> list[str]:
+        """What must be there for a corner, from the folder of the kit."""
+        wanted = (self.before, self.library, *self.beside)
+        return [name.replace("{corner}", corner) for name in wanted if name]
+
+    def statements(self, corner: str, folder: str = "") -> list[str]:
+        """The lines of a deck that read the models of a section below `folder`."""
+        if "{corner}" in self.library:
+            return [f'.include "{folder}{name}"' for name in self.files(corner)]
+        lines = [f'.include "{folder}{self.before}"'] if self.before else []
+        sections = filter(None, (corner, self.low_threshold_section))
+        return lines + [f'.lib "{folder}{self.library}" {name}' for name in sections]
 
 
 @dataclass(frozen=True)
@@ -101,10 +125,11 @@ class Pdk:
             values |= dict.fromkeys(("ad", "as"), f"{{{width}*{side}}}")
             values |= dict.fromkeys(("pd", "ps"), f"{{2*({width}+{side})}}")
         values |= dict.fromkeys(self.multiplicity, "{multiple}")
+        device = self.devices[kind]
         text = " ".join(f"{name}={value}" for name, value in values.items())
         return (
             f".subckt dev_{kind} {nets} width_m=1e-06 length_m=1e-06 multiple=1\n"
-            f"xdevice {nets} {self.devices[kind].name}\n+ {text}\n.ends dev_{kind}\n"
+            f"{device.letter}device {nets} {device.name}\n+ {text}\n.ends dev_{kind}\n"
         )
 
     def device(self, kind: str, *, cell: str = "this cell") -> MosDevice:
@@ -183,7 +208,8 @@ class Models:
 
     @property
     def library(self) -> Path:
-        return self.folder / self.layout.library
+        typical = self.pdk.corners["tt"]
+        return self.folder / self.layout.library.replace("{corner}", typical)
 
     def include(self, conditions: Conditions = Conditions()) -> str:
         """The content of `pdk.spice`: the models under `conditions`, and the wrappers.
@@ -206,11 +232,7 @@ class Models:
                 )
             section += self.pdk.mismatch_suffix
         lines = [f"* models of {self.pdk.name}, corner {corner}"]
-        if self.layout.before:
-            lines.append(f'.include "{self.folder / self.layout.before}"')
-        lines.append(f'.lib "{self.library}" {section}')
-        if self.layout.low_threshold_section:
-            lines.append(f'.lib "{self.library}" {self.layout.low_threshold_section}')
+        lines += self.layout.statements(section, f"{self.folder}/")
         lines.append(f".temp {number(conditions.temperature_C)}")
         if seed is not None:
             lines.append(f".option seed={seed}")
@@ -243,11 +265,10 @@ def load_pdk(name_or_path: str | Path) -> Pdk:
             kind: MosDevice(**values) for kind, values in table["devices"].items()
         }
         table["layouts"] = tuple(
-            Layout(**{**values, "missing": tuple(values.get("missing", ()))})
+            Layout(**{**values, **_tuples(values, "missing", "beside")})
             for values in table["layouts"]
         )
-        for name in ("multiplicity", "settings"):
-            table[name] = tuple(table[name])
+        table |= _tuples(table, "multiplicity", "settings")
         pdk = Pdk(name=path.stem, **table)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -262,6 +283,10 @@ def load_pdk(name_or_path: str | Path) -> Pdk:
             f" {sorted(pdk.corners)} and unit_m {pdk.unit_m}."
         )
     return pdk
+
+
+def _tuples(table: Mapping[str, Any], *names: str) -> dict[str, tuple]:
+    return {name: tuple(table[name]) for name in names if name in table}
 
 
 def find_models(given: str | Path | None = None) -> Models:
@@ -290,10 +315,12 @@ def find_models(given: str | Path | None = None) -> Models:
                 f"{VARIABLE} must be a folder with models, but {set_path} does not"
                 " exist."
             )
-        found = _find_in(Path(set_path), VARIABLE)
+        found = _find_in(Path(set_path), VARIABLE, first=given)
         if given in (None, found.pdk.name):
             return found
-    wanted = pdk_names() if given is None else [str(given)]
+    # Cells are sized for sky130: it is preferred where several kits are installed.
+    wanted = sorted(pdk_names(), key=lambda n: n != "sky130")
+    wanted = wanted if given is None else [str(given)]
     for pdk in map(load_pdk, wanted):
         # `find_spec` does not import: the package itself loads a whole layout tool.
         spec = importlib.util.find_spec(pdk.extra) if pdk.extra else None
@@ -327,26 +354,24 @@ def _how_to_get(wanted: list[str]) -> str:
 
 def _in_folder(pdk: Pdk, path: Path) -> Models | None:
     """The kit in a folder, or around a library file; None where it is not."""
+    above = [path.absolute(), *path.absolute().parents]
     for layout in pdk.layouts:
-        if path.is_file():
-            depth = len(Path(layout.library).parts)
-            folder = path.absolute()
-            for _ in range(depth):
-                folder = folder.parent
-            if folder / layout.library != path.absolute():
-                continue
-        else:
-            folder = path.absolute()
-        files = [folder / name for name in (layout.library, layout.before) if name]
-        if all(file.is_file() for file in files):
-            return Models(pdk, folder, layout)
+        depth = len(Path(layout.library).parts) if path.is_file() else 0
+        if depth >= len(above):
+            continue
+        found = Models(pdk, above[depth], layout)
+        if depth and found.library != above[0]:
+            continue
+        files = layout.files(pdk.corners["tt"])
+        if all((found.folder / name).is_file() for name in files):
+            return found
     return None
 
 
-def _find_in(path: Path, what: str) -> Models:
+def _find_in(path: Path, what: str, *, first: str | Path | None = None) -> Models:
     if path.suffix == ".toml":
         return _described(path)
-    kits = [load_pdk(name) for name in pdk_names()]
+    kits = [load_pdk(n) for n in sorted(pdk_names(), key=lambda n: n != str(first))]
     for pdk in kits:
         found = _in_folder(pdk, path)
         if found is not None:

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from evals.characterize.cell import inlined
+from evals.characterize.devices import device_noise
+from evals.simulate import simulate
 from physnn.configs import find_config
 from physnn.export.netlist import GROUND, Device, Netlist, Parameter
 from physnn.export.spice import forbidden, has_transistors, write_cell
@@ -122,6 +125,69 @@ def test_a_description_of_your_own_lies_beside_its_models(tmp_path):
     alone.write_text(text)
     with pytest.raises(ValueError, match=r"must lie in the folder .*'fab.lib'"):
         find_models(alone)
+
+
+def _open_kits(folder: Path) -> Path:
+    """The files of the kits whose corners are files, with cards of our own."""
+    cards = {"freepdk45": ("nmos_vtg", "pmos_vtg"), "scn4m": ("n", "p")}
+    for kit, names in cards.items():
+        layout = load_pdk(kit).layouts[0]
+        for corner, threshold_V in (("nom", 0.4), ("ff", 0.3)):
+            files = layout.files(corner)
+            for kind, name, file in zip("np", names, files, strict=True):
+                path = folder / file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                sign = 1 if kind == "n" else -1
+                path.write_text(
+                    f"* {kit}\n.model {name} {kind}mos level=1 kp=1e-4"
+                    f" vto={sign * threshold_V}\n"
+                )
+    return folder
+
+
+def test_two_kits_in_one_folder_are_told_apart_by_name(tmp_path, monkeypatch):
+    folder = _open_kits(tmp_path)
+    monkeypatch.setenv(VARIABLE, str(folder))
+    for name in ("freepdk45", "scn4m"):
+        assert find_models(name).pdk.name == name
+        library = find_models(name).library
+        assert find_models(library).pdk.name == name
+    with pytest.raises(ValueError, match=r"one of \['tt', 'ff', 'ss'\], but is 'sf'"):
+        find_models("scn4m").include(Conditions("sf"))
+
+
+@pytest.mark.needs_ngspice
+@pytest.mark.parametrize(("corner", "threshold_V"), [("tt", 0.4), ("ff", 0.3)])
+def test_plain_cards_of_a_corner_are_called_by_wrapper_and_without(
+    tmp_path, corner, threshold_V
+):
+    models = find_models(
+        _open_kits(tmp_path) / load_pdk("scn4m").layouts[0].files("nom")[0]
+    )
+    call = "x{0} d d 0 0 dev_nmos width_m=2e-06 length_m=1e-06 multiple=3\n"
+    deck = (
+        "* a diode\n.include pdk.spice\nv_d d 0 1\n{0}.control\nop\n"
+        'let i = -i(v_d)\necho "RESULT i $&i"\n.endc\n.end\n'
+    )
+    for line in (call.format("a"), inlined(call.format("b"), models.pdk)):
+        found = simulate(
+            deck.format(line), models=models, conditions=Conditions(corner)
+        ).results["i"]
+        # kp/2·W/L·(v_gs − v_t)², three times.
+        assert found == pytest.approx(3e-4 * (1 - threshold_V) ** 2, rel=1e-6, abs=0)
+
+
+@pytest.mark.needs_ngspice
+def test_cards_without_flicker_noise_have_thermal_noise_alone(tmp_path):
+    models = find_models(
+        _open_kits(tmp_path) / load_pdk("scn4m").layouts[0].files("nom")[0]
+    )
+    volts = {"d": 1.5, "g": 1.0, "s": 0.0, "b": 0.0}
+    found = device_noise(models, "nmos", (2e-6, 1e-6), volts)
+    gm_S = 1e-4 * 2 * (1.0 - 0.4)
+    thermal = 4 * 1.380649e-23 * 300.15 * 2 / 3 * gm_S
+    assert found["white_A2_per_Hz"] == pytest.approx(thermal, rel=1e-3, abs=0)
+    assert (found["flicker_A2"], found["exponent"]) == (0.0, 1.0)
 
 
 def test_what_is_missing_is_said_in_one_sentence(tmp_path, monkeypatch):

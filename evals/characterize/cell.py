@@ -114,7 +114,10 @@ def inlined(text: str, pdk: Pdk) -> str:
             sizes |= {"pd": 2 * (w + side), "ps": 2 * (w + side)}
         sizes |= dict.fromkeys(pdk.multiplicity, float(multiple))
         values = " ".join(f"{key}={number(value)}" for key, value in sizes.items())
-        return f"{name} {nets} {pdk.devices[kind].name}\n+ {values}"
+        device = pdk.devices[kind]
+        if device.card:
+            name = f"{device.letter}{name}"
+        return f"{name} {nets} {device.name}\n+ {values}"
 
     return _DRAWN.sub(direct, text.replace("\n+", ""))
 

@@ -22,6 +22,8 @@ from physnn.pdk import Models
 
 # The name of the window that a cell works in; its card is what the cell is built from.
 CELL = "cell"
+# Less flicker noise at 1 kHz, over white, is rounding: numbers have 12 digits.
+FLICKER_FLOOR = 1e-9
 
 
 def device_rows(
@@ -108,7 +110,8 @@ def device_noise(
 ) -> dict[str, float]:
     """Noise of the drain current at the terminal voltages `volts` (d, g, s, b) [V].
 
-    S(f) = white + flicker/f^exponent [A²/Hz], from 10 Hz, 1 kHz and 100 MHz.
+    S(f) = white + flicker/f^exponent [A²/Hz], from 10 Hz, 1 kHz and 100 MHz. Models
+    may have no flicker noise: then it is zero, and the exponent 1.
     """
     lines = [f"* noise of {kind}", ".include pdk.spice", ".option gmin=1e-18"]
     lines += [f"v_{net} {net} 0 {number(value)}" for net, value in volts.items()]
@@ -134,6 +137,8 @@ def device_noise(
     )
     white = density[8.0]
     slow, fast = density[1.0] - white, density[3.0] - white
+    if fast <= FLICKER_FLOOR * white:
+        return {"white_A2_per_Hz": float(white), "flicker_A2": 0.0, "exponent": 1.0}
     exponent = float(np.log10(slow / fast) / 2)
     return {
         "white_A2_per_Hz": float(white),

@@ -23,7 +23,7 @@ from evals.verify.package import Package
 from physnn.export.drawn import CARD, CELLS
 from physnn.export.spice import BEHAV, forbidden
 from physnn.export.transconductor import STATE_F, OtaCard
-from physnn.pdk import Models, find_models
+from physnn.pdk import Models, find_models, pdk_names
 from physnn.units import thermal_energy_J
 
 # T1: rms error of I_d in the window of the cell, by n or p and by part; of g_m.
@@ -77,8 +77,10 @@ def models_for(card: Mapping[str, Any], options: Options) -> tuple[Models | None
 
     Raises `ValueError` for a path that was given and holds no models, or others.
     """
+    # Several kits may be installed: that of the card is looked for.
+    named = card["pdk"] if card["pdk"] in pdk_names() else None
     try:
-        models = find_models(options.pdk)
+        models = find_models(options.pdk or named)
     except ValueError as error:
         if options.pdk is not None:
             raise

@@ -181,11 +181,7 @@ def files(
             f"* {kit.name}: devices that the cells call. Copy it beside a deck as",
             "* pdk.spice, and put the path of the models into the next lines.",
         ]
-        if layout.before:
-            head.append(f'*.include "{layout.before}"')
-        for section in (kit.corners["tt"], layout.low_threshold_section):
-            if section:
-                head.append(f'*.lib "{layout.library}" {section}')
+        head += [f"*{line}" for line in layout.statements(kit.corners["tt"])]
         text = "\n".join(head) + "\n" + kit.wrappers()
         found[f"spice/pdk/{kit.name}.spice"] = text.encode()
     found["spice/pdk_map.json"] = to_json({kit.name: kit.to_json() for kit in kits})
