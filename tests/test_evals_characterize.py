@@ -177,7 +177,7 @@ def test_a_kit_says_before_anything_runs_what_its_cells_would_lack(
         ),
     )
     give(mismatch_suffix=None)
-    with pytest.raises(ValueError, match=r"`mismatch_suffix`.*\['ring', 'mac'"):
+    with pytest.raises(ValueError, match=r"`mismatch_suffix`.*\['ring', 'mac_fast', 'mac'"):
         measure(None, cell="all", out=tmp_path / "x.toml")
     give(devices={k: v for k, v in kit.devices.items() if k != "mim"})
     for cell in ("mac", "sar"):
@@ -201,7 +201,7 @@ def test_an_unknown_cell_is_refused(tmp_path):
 
 def test_drawn_cells_are_plain_circuits_of_the_families_in_the_design():
     card = load_card("sky130")
-    found = files(GatedRC(1, period_s=1e-6), card, {})
+    found = files(GatedRC(1, period_s=1e-6), load_process("sky130"), card, {})
     assert "spice/cells/state.spice" in found
     assert "spice/cells/settling.spice" not in found
     for name, content in found.items():
@@ -214,10 +214,15 @@ def test_drawn_cells_are_plain_circuits_of_the_families_in_the_design():
     with pytest.raises(ValueError, match=r"\['ota', 'token'\] are missing"):
         check_card(GatedRC(1, period_s=1e-6), {"pdk": "sky130", "state": {}})
     with pytest.raises(ValueError, match="is there twice"):
-        files(GatedRC(1, period_s=1e-6), card, {"spice/cells/ota.spice": b""})
+        files(
+            GatedRC(1, period_s=1e-6),
+            load_process("sky130"),
+            card,
+            {"spice/cells/ota.spice": b""},
+        )
     del card["ota"]["bias_V"]
     with pytest.raises(ValueError, match="of another version"):
-        files(GatedRC(1, period_s=1e-6), card, {})
+        files(GatedRC(1, period_s=1e-6), load_process("sky130"), card, {})
 
 
 def test_without_models_the_gates_are_skipped_with_one_line(folder, monkeypatch):

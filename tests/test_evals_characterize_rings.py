@@ -16,6 +16,7 @@ from physnn.pdk import load_pdk
 from physnn.process import load_process
 
 CARD, SKY130 = load_card("sky130"), load_process("sky130")
+OPEN_LOOP = mac.open_loop()
 
 
 def sampled(rng, n=2000):
@@ -161,7 +162,7 @@ def test_column_of_transistors_multiplies(sky130_models):
 
 @pytest.mark.needs_ngspice
 def test_a_heavy_column_has_the_gain_of_its_model(sky130_models):
-    row = mac_sweep.of_column(sky130_models, SKY130, (7, -7) * 4)
+    row = mac_sweep.of_column(sky130_models, SKY130, (7, -7) * 4, OPEN_LOOP)
     assert row["gain"] == pytest.approx(1.0, abs=3e-3)
     # As many units of feedback as asked for would leave 0.90.
     assert 6.5 < row["feedback_drawn"] < 7.5
@@ -171,13 +172,35 @@ def test_every_slot_and_column_of_the_card_settles_with_the_gain_of_its_model():
     table = CARD["mac_sweep"]
     assert all(row["left_to_settle"] < 2**-9 for row in table["slots"])
     assert all(abs(row["gain"] - 1) < 5e-3 for row in table["columns"])
-    # The law of feedback that columns are drawn by is the one they follow.
-    assert mac_sweep.amplifier_of(table["columns"]) == pytest.approx(
-        (columns.OPEN_GAIN, columns.GATE_UNITS), rel=0.1
-    )
+    # Drawn by their law, the gain that they miss gives the amplifier back.
+    for row in table["columns"]:
+        units = round(row["ratio"] * columns.FEEDBACK_UNITS)
+        drawn = columns.drawn_feedback((units,), columns.FEEDBACK_UNITS, OPEN_LOOP)
+        assert row["feedback_drawn"] == pytest.approx(drawn, rel=1e-3)
     # Waiting costs little, however long: the bias stops with the amplifiers.
     assert all(row["excess_waiting"] < 1.15 * row["excess"] for row in table["slots"])
     assert table["wake_tokens"] <= mac.WARM
+
+
+def test_units_of_a_ratio_are_drawable_weights_of_both_signs():
+    units = mac_sweep.units_of(13.53, OPEN_LOOP)
+    assert sum(map(abs, units)) == round(13.53 * columns.FEEDBACK_UNITS)
+    assert max(map(abs, units)) == 7
+    assert abs(sum(units)) <= 7
+    with pytest.raises(ValueError, match="split the column"):
+        mac_sweep.units_of(1e12, OPEN_LOOP)
+
+
+def test_column_in_38_ns_works_at_corners_and_on_chips():
+    table = CARD["mac_fast"]
+    rows = {(row["corner"], row["temperature_C"]): row for row in table["corners"]}
+    assert len(rows) == 9
+    nominal = rows["tt", 27.0]
+    slot = CARD["mac_sweep"]["slots"][-1]
+    assert table["slot_s"] == slot["slot_s"]
+    for key in ("gain", "left_to_settle"):
+        assert nominal[key] == pytest.approx(slot[key], rel=0.1)
+    assert table["chips"]["left_to_settle_median"] < 2**-9
 
 
 @pytest.mark.needs_ngspice

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax.random as jr
+import numpy as np
 import pytest
 
 from circuits.converters import SarConverter
@@ -15,6 +16,7 @@ from evals.verify import columns, corners, rings
 from evals.verify.drawn_cells import read_cell, tables
 from evals.verify.jobs import Options, run_jobs
 from evals.verify.package import open_package
+from physnn.export.feedback import COLUMNS
 from physnn.export.package import export
 from physnn.export.rings import standard as standard_ring
 from physnn.process import load_process
@@ -59,6 +61,40 @@ def test_gates_are_those_of_the_cells_that_are_there(package, tmp_path):
     assert gates(only) == {"T8", "T9", "C1", "C3"}
     fast = [job for job in rings.jobs(package, Options()) if not job.slow]
     assert [job.gate for job in fast] == ["T4"]
+
+
+def test_the_heaviest_column_is_that_of_the_design_and_held_to_the_law(
+    package, tmp_path
+):
+    mac = ChargeMac(60, 4, bits=4, process=SKY130, key=jr.key(0))
+    heavy = packed(tmp_path / "heavy", mac)
+    ratio = columns.heaviest_ratio(heavy)
+    assert ratio == pytest.approx(
+        float(np.abs(np.asarray(mac.weight.realized())).sum(0).max()), rel=1e-6
+    )
+    names = lambda package: {job.name for job in columns.jobs(package, Options())}
+    # Lighter than the standard column it is not tried apart.
+    assert "heaviest column" in names(heavy)
+    assert "heaviest column" not in names(package)
+    path = heavy.folder / COLUMNS
+    path.write_text(path.read_text().replace(",sky130", "x,sky130"))
+    with pytest.raises(ValueError, match="must have a finite `ratio`"):
+        columns.heaviest_ratio(heavy)
+
+
+def test_noise_over_the_law_is_a_finding_and_far_over_it_a_failure():
+    own, row = {"name": "sky130", "values": {}}, CARD["mac_sweep"]["columns"][-1]
+    law = float(SKY130.thermal_noise)
+    for excess, status, finding in (
+        (0.9 * law, "pass", False),
+        (1.1 * law, "pass", True),
+        (1.5 * law, "fail", True),
+    ):
+        noise, gain = columns.judged(row | {"noise_kT_per_C": excess}, own)
+        assert (noise.status, "FINDING" in noise.detail) == (status, finding)
+        assert gain.status == "pass"
+    other = {"name": "cmos28", "values": {"thermal_noise": 2.0}}
+    assert "2 in cmos28" in columns.judged(row, other)[0].detail
 
 
 def test_a_cell_with_a_command_in_it_is_not_run(package, tmp_path):

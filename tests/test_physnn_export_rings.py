@@ -1,20 +1,29 @@
 """Drawn rings, columns and converter cells: what they are made of, and their twins."""
 
+import csv
 import re
 
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 
+from circuits.mac import ChargeMac
 from evals.characterize.card import load_card
 from evals.simulate import simulate
 from physnn.export import columns, drawn_twins, rings, sar
+from physnn.export.feedback import column_table, unit_F
 from physnn.export.spice import forbidden, write_cell
 from physnn.pdk import load_pdk
+from physnn.process import load_process
 
 CARD = load_card("sky130")
+SKY130 = load_process("sky130")
+OPEN_LOOP = columns.OpenLoop.of(CARD)
 CELLS = (
     rings.standard(),
-    columns.standard(),
+    columns.standard(open_loop=OPEN_LOOP),
     sar.comparator(),
     sar.standard_array(),
     columns.reference(),
@@ -72,22 +81,55 @@ def test_column_has_its_units_and_the_order_of_nets_is_the_sign():
 
 @pytest.mark.parametrize("units", [(1, -1), columns.UNITS, (7, -7) * 20])
 def test_feedback_makes_up_for_the_finite_gain_of_the_amplifier(units):
-    cell = columns.standard(units, feedback_units=16)
+    cell = columns.standard(units, feedback_units=16, open_loop=OPEN_LOOP)
     drawn = next(d for d in cell.devices if d.name == "feedback_p").parameters
     # A plate of SkyWater is 0.15 um larger than drawn.
     plate = lambda side_m: (side_m + 0.15e-6) ** 2
     feedback = drawn["multiple"] * plate(drawn["width_m"]) / plate(columns.UNIT_M)
-    load = sum(map(abs, units)) + feedback + columns.GATE_UNITS
-    assert feedback + load / columns.OPEN_GAIN == pytest.approx(16, rel=1e-9)
+    load = sum(map(abs, units)) + feedback + CARD["mac_sweep"]["gate_units"]
+    gain = CARD["mac_sweep"]["open_gain"]
+    assert feedback + load / gain == pytest.approx(16, rel=1e-9)
     # Never smaller than the smallest that can be drawn.
     assert float(drawn["width_m"]) >= columns.UNIT_M
 
 
+def _rows(mac, card=CARD):
+    text = column_table((mac,), SKY130, card)
+    assert text is not None
+    return list(csv.DictReader(text.decode().splitlines()))
+
+
+def test_every_column_of_a_design_lists_the_feedback_that_gives_its_ratio():
+    mac = ChargeMac(20, 3, bits=4, process=SKY130, key=jr.key(0))
+    mac = eqx.tree_at(lambda m: m.offset.value, mac, jnp.array([0.0, 0.5, -0.5]))
+    rows = _rows(mac)
+    ratios = np.abs(np.asarray(mac.weight.realized())).sum(0)
+    ratios = ratios + np.array([0.0, 0.5, 0.5])
+    gates_F = CARD["mac_sweep"]["gate_units"] * unit_F(CARD)
+    assert unit_F(CARD) == pytest.approx(SKY130.capacitor_min_F, rel=0.01)
+    for row, ratio, units in zip(rows, ratios, mac.feedback_units(), strict=True):
+        total, wanted, drawn = (
+            float(row[key]) for key in ("weights_F", "feedback_F", "feedback_drawn_F")
+        )
+        assert wanted == pytest.approx(float(units) * SKY130.capacitor_min_F, rel=1e-6)
+        assert float(row["ratio"]) == pytest.approx(ratio, rel=1e-6)
+        # What a column with this amplifier and feedback really gives.
+        lost = (total + drawn + gates_F) / CARD["mac_sweep"]["open_gain"]
+        assert total / (drawn + lost) == pytest.approx(ratio, rel=1e-6)
+
+
+def test_a_column_that_no_feedback_can_make_right_has_none():
+    mac = ChargeMac(20, 1, bits=4, process=SKY130, key=jr.key(0))
+    weak = CARD | {"mac_sweep": CARD["mac_sweep"] | {"open_gain": 2.0}}
+    assert [row["feedback_drawn_F"] for row in _rows(mac, weak)] == [""]
+    assert column_table((rings,), SKY130, CARD) is None
+
+
 def test_a_column_too_heavy_for_its_amplifier_is_refused():
     with pytest.raises(ValueError, match="split the column"):
-        columns.standard((7,) * 100, feedback_units=8)
+        columns.standard((7,) * 100, open_loop=OPEN_LOOP)
     with pytest.raises(ValueError, match="split the column"):
-        columns.standard((1,), feedback_units=0)
+        columns.standard((1,), feedback_units=0, open_loop=OPEN_LOOP)
 
 
 def test_array_is_binary_and_full():

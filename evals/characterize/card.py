@@ -24,13 +24,14 @@ CELLS = (
     "token",
     "settling",
     "ring",
-    "mac",
     "mac_sweep",
+    "mac_fast",
+    "mac",
     "sar",
     "mismatch",
 )
 # They draw chips, and need models of mismatch.
-WITH_CHIPS = ("ring", "mac", "sar", "mismatch")
+WITH_CHIPS = ("ring", "mac_fast", "mac", "sar", "mismatch")
 # Their decks hold the supply for which they are drawn.
 AT_FIXED_SUPPLY = ("ota", "state", "token", "settling")
 # A cell that draws this many times more, or less, than the price says is a finding.

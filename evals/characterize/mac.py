@@ -13,6 +13,7 @@ import numpy as np
 
 from circuits.mac import ChargeMac
 from evals.characterize import corner
+from evals.characterize.card import load_card, needed
 from evals.characterize.cell import Cell, Waves, transient
 from evals.characterize.mac_noise import column_noise
 from physnn.export import cells, columns
@@ -26,10 +27,8 @@ from physnn.variation.matching import device_sigma
 BITS = 4
 # A token; its clocks are those of the behavioral cells, and a reset that ends before.
 SLOT_S = 240e-9
-# Full scale of each half: an eighth below the process card's, since the amplifier that
-# gives all of it (its gain is 1, see `columns.drawn_feedback`) is no longer linear
-# closer to the rails. Noise and offset are held to the laws of the process card.
-SWING_V = 0.7
+# Full scale of each half: up to here the amplifier, whose gain is 1, is linear.
+SWING_V = load_process("sky130").swing_V
 EDGE_S = 0.5e-9
 RESET = (cells.PHI1[0], cells.PHI1[1] - 0.02)
 # The amplifier is on from before it is biased to the end of the transfer. It forgets
@@ -62,9 +61,15 @@ class Transfer:
     waves: Waves
 
 
+def open_loop(card: Mapping[str, Any] | None = None) -> columns.OpenLoop:
+    """The amplifier that columns are drawn for: that of a card, of sky130's if None."""
+    return columns.OpenLoop.of(load_card("sky130") if card is None else card)
+
+
 def column_cell(netlist: Netlist | None = None, sizing=columns.STANDARD) -> Cell:
     """A column, the standard one, with the reference that its bench needs."""
-    netlist = columns.standard(sizing=sizing) if netlist is None else netlist
+    if netlist is None:
+        netlist = columns.standard(open_loop=open_loop(), sizing=sizing)
     cell = Cell.of(netlist)
     return dataclasses.replace(
         cell, files={**Cell.of(columns.reference(sizing)).files, **cell.files}
@@ -227,7 +232,7 @@ def chips(
 
 def prices(process: Process) -> dict[str, float]:
     """Supply charge of a token by our law, wires left out: the cell has none drawn."""
-    drawn = dataclasses.replace(process, wire_F_per_m=0.0, swing_V=SWING_V)
+    drawn = dataclasses.replace(process, wire_F_per_m=0.0)
     charges = model(process).charge_C(drawn)
     charges = {name: float(np.asarray(value)) for name, value in charges.items()}
     return {
@@ -280,11 +285,12 @@ def settled_s(found: Transfer, k: int, share: float = 2.0**-9) -> float:
 
 def characterize(models: Models, known: Mapping[str, Any]) -> dict[str, Any]:
     """The table of the column. Raises `ValueError` where a simulation fails."""
-    del known  # measures all it needs
+    needed(known, "mac_sweep")
     process = load_process("sky130")
-    for netlist in (columns.standard(), columns.reference()):
+    column = columns.standard(open_loop=open_loop(known))
+    for netlist in (column, columns.reference()):
         models.pdk.check(netlist)
-    cell, swing_V = column_cell(), SWING_V
+    cell, swing_V = column_cell(column), SWING_V
     found = measure(cell, tokens(), models, swing_V=swing_V, warm=CYCLE)
     slower = measure(cell, tokens(), models, swing_V=swing_V, slot_s=2 * SLOT_S)
     gain, offset, inl = line(LEVELS, found.y)

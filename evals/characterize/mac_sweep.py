@@ -39,23 +39,32 @@ WAKING = 8
 
 
 def characterize(models: Models, known: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of what moves with slot and column: rows of both, and how it wakes."""
-    del known  # measures all it needs
+    """The table of what moves with slot and column: rows of both, and how it wakes.
+
+    Columns are drawn for the amplifier that `known` has, or else that columns which
+    count on an ideal one give away.
+    """
     process = load_process("sky130")
-    rows = [of_column(models, process, units) for units in WEIGHTS]
+    if "mac_sweep" in known:
+        drawn_for = columns.OpenLoop.of(known)
+    else:
+        blind = [of_column(models, process, units, columns.IDEAL) for units in WEIGHTS]
+        drawn_for = columns.OpenLoop(*amplifier_of(blind))
+    rows = [of_column(models, process, units, drawn_for) for units in WEIGHTS]
     open_gain, gate_units = amplifier_of(rows)
     return {
         "token_s": TOKEN_S,
         "swing_V": mac.SWING_V,
-        "wake_tokens": wake_tokens(models),
-        "slots": [slot(models, process, *row) for row in SIZINGS],
+        "wake_tokens": wake_tokens(models, drawn_for),
+        "slots": [slot(models, process, *row, drawn_for) for row in SIZINGS],
         "open_gain": open_gain,
         "gate_units": gate_units,
         "columns": rows,
     }
 
 
-_LONGER = {
+# Clocks of a transfer that lasts a slot longer.
+LONGER = {
     **mac.WINDOWS,
     "phi2": (mac.WINDOWS["phi2"][0], mac.WINDOWS["phi2"][1] + 1),
     "on": (mac.WINDOWS["on"][0], mac.WINDOWS["on"][1] + 1),
@@ -63,7 +72,11 @@ _LONGER = {
 
 
 def slot(
-    models: Models, process: Process, slot_s: float, sizing: Sizing
+    models: Models,
+    process: Process,
+    slot_s: float,
+    sizing: Sizing,
+    open_loop: columns.OpenLoop,
 ) -> dict[str, Any]:
     """A row: charge over the ideal amplifiers', gain and settling in slots of `slot_s`.
 
@@ -71,7 +84,8 @@ def slot(
     `left_to_settle` [full scale]: against a transfer that lasts a slot longer; the
     price assumes 2⁻⁹.
     """
-    cell, xs = mac.column_cell(sizing=sizing), mac.tokens(LEVELS)
+    netlist = columns.standard(open_loop=open_loop, sizing=sizing)
+    cell, xs = mac.column_cell(netlist, sizing), mac.tokens(LEVELS)
     run = lambda token_s, windows=mac.WINDOWS: mac.measure(
         cell,
         xs,
@@ -83,7 +97,7 @@ def slot(
         warm=mac.CYCLE,
     )
     found, waiting = run(slot_s), run(TOKEN_S)
-    short, long = run(3 * slot_s), run(3 * slot_s, _LONGER)
+    short, long = run(3 * slot_s), run(3 * slot_s, LONGER)
     gain, _, inl = mac.line(LEVELS, found.y)
     ideal = mac.ideal_C(process)
     return {
@@ -99,7 +113,12 @@ def slot(
     }
 
 
-def of_column(models: Models, process: Process, units: Sequence[int]) -> dict[str, Any]:
+def of_column(
+    models: Models,
+    process: Process,
+    units: Sequence[int],
+    open_loop: columns.OpenLoop,
+) -> dict[str, Any]:
     """A row: gain, input-referred noise and charge of a column of other weights.
 
     The amplifier is the standard one, the slot as much longer as the load is larger.
@@ -107,7 +126,7 @@ def of_column(models: Models, process: Process, units: Sequence[int]) -> dict[st
     the halves of a signal as one.
     """
     weights, total = np.array(units), int(np.abs(units).sum())
-    netlist = columns.standard(units, feedback_units=FEEDBACK_UNITS)
+    netlist = columns.standard(units, open_loop=open_loop)
     cell = mac.column_cell(netlist)
     full = COLUMN_LEVELS[:, None] * np.sign(weights) * FEEDBACK_UNITS / total
     xs = np.clip(full, -1.0, 1.0)
@@ -126,7 +145,7 @@ def of_column(models: Models, process: Process, units: Sequence[int]) -> dict[st
         "weights": len(units),
         "ratio": total / FEEDBACK_UNITS,
         "slot_s": slot_s,
-        "feedback_drawn": columns.drawn_feedback(units, FEEDBACK_UNITS),
+        "feedback_drawn": columns.drawn_feedback(units, FEEDBACK_UNITS, open_loop),
         "gain": gain,
         "noise_kT_per_C": (noise["rms"] / noise["sampling"] / gain) ** 2 / 2,
         "excess": found.charge_C["amplifiers"]
@@ -134,8 +153,20 @@ def of_column(models: Models, process: Process, units: Sequence[int]) -> dict[st
     }
 
 
+def units_of(ratio: float, open_loop: columns.OpenLoop) -> tuple[int, ...]:
+    """Weights of seven units, signs in turn, that make Σ|C|/C_f of `ratio` together.
+
+    To the nearest unit over `FEEDBACK_UNITS`. Raises `ValueError` for a column that
+    must be split.
+    """
+    total = round(ratio * FEEDBACK_UNITS)
+    columns.drawn_feedback((total,), FEEDBACK_UNITS, open_loop)
+    found = [7] * (total // 7) + [total % 7] * (total % 7 > 0)
+    return tuple(count * (-1) ** i for i, count in enumerate(found))
+
+
 def amplifier_of(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """(A, C_g in units) of the law of `columns.drawn_feedback` that fits the rows."""
+    """(A, C_g in units) of the law of `columns.OpenLoop` that fits the rows."""
     feedback = np.array([row["feedback_drawn"] for row in rows])
     total = np.array([FEEDBACK_UNITS * row["ratio"] for row in rows])
     missing = FEEDBACK_UNITS / np.array([row["gain"] for row in rows]) - feedback
@@ -143,9 +174,10 @@ def amplifier_of(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     return float(1 / slope), float(at_zero / slope)
 
 
-def wake_tokens(models: Models) -> int:
+def wake_tokens(models: Models, open_loop: columns.OpenLoop) -> int:
     """Tokens after which a column whose bias was without current is within 2⁻⁹."""
     xs = np.repeat(mac.tokens(LEVELS[-1:]), WAKING, axis=0)
-    found = mac.measure(mac.column_cell(), xs, models, swing_V=mac.SWING_V, warm=0)
+    cell = mac.column_cell(columns.standard(open_loop=open_loop))
+    found = mac.measure(cell, xs, models, swing_V=mac.SWING_V, warm=0)
     far = np.flatnonzero(np.abs(found.y - found.y[-1]) > 2.0**-9)
     return int(far[-1]) + 1 if far.size else 0

@@ -1,19 +1,24 @@
 """Gates T8, T9 and T10: drawn charge columns and converter cells against our models."""
 
+import csv
+import dataclasses
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from evals.characterize import mac, sar
+from evals.characterize import mac, mac_sweep, sar
 from evals.characterize.cell import Cell
 from evals.characterize.mac_noise import column_noise
 from evals.verify.check import Check, Trace, compared
-from evals.verify.drawn_cells import has, job
+from evals.verify.drawn_cells import has, job, tables
 from evals.verify.jobs import Job, Options
 from evals.verify.package import Package
 from physnn.export import cells
+from physnn.export.columns import FEEDBACK_UNITS, UNITS, OpenLoop
+from physnn.export.feedback import COLUMNS
 from physnn.pdk import Models
 from physnn.process import load_process
 
@@ -28,6 +33,9 @@ SETTLED, NOISE, CHARGE = 2.0**-9, 1.0, 0.01
 # counts the input pair alone, so that they are held to what the card measured of other
 # chips: twice the 18 % to which two such spreads agree.
 SPREAD, OFFSET_SPREAD = 0.3, 0.4
+# The heaviest column of a design has the standard amplifier, which the law lets grow:
+# 20 % of rms more than the law, as the reference allows a cell, and said above 0.
+HEAVY_NOISE = 1.2
 DECISION, DELAY, ARRAY_INL_LSB = 0.01, 0.05, 0.02
 N_CHIPS, N_COMPARATORS, N_ARRAY_DECKS = 30, 20, 6
 
@@ -41,6 +49,11 @@ def jobs(package: Package, options: Options) -> list[Job]:
         found.append(of("T8", "column: transfer", transfer))
         found.append(of("T9", "column: noise", noise))
         found.append(of("T8", "column: 30 chips", chips))
+        ratio = heaviest_ratio(package)
+        if ratio > np.sum(np.abs(UNITS)) / FEEDBACK_UNITS:
+            open_loop = mac.open_loop(tables(package))
+            check = partial(heaviest, package=package, ratio=ratio, open_loop=open_loop)
+            found.append(of("T9", "heaviest column", check, also=("T8",)))
     if has(package, COMPARATOR, ARRAY):
         of = partial(job, table="sar", slow=True)
         found.append(of("T10", "comparator", comparator, cell=COMPARATOR))
@@ -104,6 +117,66 @@ def noise(cell: Cell, table: Mapping[str, Any], models: Models) -> list[Check]:
             detail=f"{found['rms']:.3g} of full scale, {found['biasing']:.3g} of it"
             " from biasing the amplifiers",
         )
+    ]
+
+
+def heaviest_ratio(package: Package) -> float:
+    """The largest Σ|C|/C_f of the package's columns; 0 where it lists none.
+
+    Raises `ValueError` for a table that is damaged.
+    """
+    if COLUMNS not in package.files:
+        return 0.0
+    rows = csv.DictReader(package.text(COLUMNS).splitlines())
+    try:
+        found = max((float(row["ratio"]) for row in rows), default=0.0)
+    except (KeyError, TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(
+            f"{COLUMNS} must have a finite `ratio` in every row, but has not: export"
+            " the run again."
+        )
+    return found
+
+
+def heaviest(
+    cell: Cell,
+    table: Mapping[str, Any],
+    models: Models,
+    *,
+    package: Package,
+    ratio: float,
+    open_loop: OpenLoop,
+) -> list[Check]:
+    """T8, T9: gain and noise of the package's heaviest column, drawn like the standard.
+
+    Its noise is referred to its input, in kT/C, as the law of a process card has it.
+    """
+    del cell, table  # of the standard column
+    process = load_process("sky130")
+    units = mac_sweep.units_of(ratio, open_loop)
+    row = mac_sweep.of_column(models, process, units, open_loop)
+    return judged(row, package.manifest["process"])
+
+
+def judged(row: Mapping[str, Any], own: Mapping[str, Any]) -> list[Check]:
+    """A row of `mac_sweep.of_column` as checks; `own` is the process of the package."""
+    process = load_process("sky130")
+    found, law = row["noise_kT_per_C"], float(process.thermal_noise)
+    over = math.sqrt(found / law)
+    detail = f"{found:.3g} kT/C at Σ|C|/C_f of {row['ratio']:.3g}, by law {law:g}"
+    if own["name"] != process.name:
+        detail += f" ({own['values']['thermal_noise']:g} in {own['name']})"
+    if over > 1:
+        detail = f"FINDING: {detail}; larger couplings lower it"
+    status = "pass" if over <= HEAVY_NOISE else "fail"
+    noise = Check(
+        "T9", "heaviest column: noise over the law", status, over, HEAVY_NOISE
+    )
+    return [
+        dataclasses.replace(noise, detail=detail),
+        compared("T8", "heaviest column: gain", row["gain"], 1.0, GAIN, ""),
     ]
 
 

@@ -47,7 +47,14 @@ Gate = Callable[[Cell, Mapping[str, Any], Models], list[Check]]
 
 
 def job(
-    gate: str, name: str, check: Gate, *, cell: str, table: str, slow: bool = False
+    gate: str,
+    name: str,
+    check: Gate,
+    *,
+    cell: str,
+    table: str,
+    slow: bool = False,
+    also: tuple[str, ...] = (),
 ) -> Job:
     """A gate of a drawn cell against a table of the card; skipped without models."""
 
@@ -64,7 +71,7 @@ def job(
             )
         return check(read_cell(package, cell), card[table], models)
 
-    return Job(gate, name, run, slow=slow)
+    return Job(gate, name, run, slow=slow, also=also)
 
 
 def _read(package: Package, name: str, files: dict[str, str]) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ charge they inject then finds no way onto it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from physnn.export.cells import halves
 from physnn.export.netlist import Device, Instance, Netlist
@@ -36,9 +37,6 @@ REFERENCE_F = 1e-12
 UNIT_M = 1e-6
 # A plate is as much larger than drawn: SkyWater's 2 fF/µm² are of (side + 0.15 µm)².
 GROWN_M = 0.15e-6
-# Gain of the amplifier, and what its gates load the summing node with, in units: what
-# columns of other weights need (`open_gain`, `gate_units` in table `mac_sweep`).
-OPEN_GAIN, GATE_UNITS = 87.4, 17.7
 # Weights of the column that cards and packages hold, in unit capacitors.
 UNITS, FEEDBACK_UNITS = (7, -5, 3, -1, 6, -4, 2, -7), 8
 
@@ -60,6 +58,37 @@ class Sizing:
 
 
 STANDARD = Sizing()
+
+
+@dataclass(frozen=True)
+class OpenLoop:
+    """The amplifier that the feedback of a column makes up for, as it was measured.
+
+    - `gain`: A, without feedback.
+    - `gate_units`: what its gates load the summing node with, in unit capacitors.
+    """
+
+    gain: float
+    gate_units: float
+
+    @staticmethod
+    def of(card: Mapping[str, Any]) -> "OpenLoop":
+        """That of a card of cells (`configs/cells`), which has a table `mac_sweep`."""
+        table = card["mac_sweep"]
+        return OpenLoop(float(table["open_gain"]), float(table["gate_units"]))
+
+    def feedback(self, total, wanted):
+        """What C_f must be for weights of `total` to count as `wanted`, all in units.
+
+        With an open-loop gain A and gates that load s by C_g the column gives
+        y = Σ C_i·x_i / (C_f + (C_Σ + C_f + C_g)/A), C_Σ = Σ|C_i|. So it is smaller:
+        C_f = (C_wanted − (C_Σ + C_g)/A) / (1 + 1/A), and the gain is 1 for all columns.
+        """
+        return (wanted - (total + self.gate_units) / self.gain) / (1 + 1 / self.gain)
+
+
+# What a column is drawn for where nothing was measured yet.
+IDEAL = OpenLoop(math.inf, 0.0)
 
 
 def mos(
@@ -192,22 +221,19 @@ def unit(name: str, a: str, b: str, count: int, side_m: float = UNIT_M) -> Devic
     return Device(name, "mim", (a, b), size)
 
 
-def drawn_feedback(units: Sequence[int], feedback_units: int) -> float:
-    """What a column's feedback must be, in units, to count as `feedback_units`.
-
-    With an open-loop gain A and gates that load s by C_g the column gives
-    y = Σ C_i·x_i / (C_f + (C_Σ + C_f + C_g)/A), C_Σ = Σ|C_i|. So it is drawn smaller:
-    C_f = (C_wanted − (C_Σ + C_g)/A) / (1 + 1/A), and the gain is 1 for every column.
+def drawn_feedback(
+    units: Sequence[int], feedback_units: int, open_loop: OpenLoop
+) -> float:
+    """`OpenLoop.feedback` of a column of weights of `units` with a sign.
 
     Raises `ValueError` where the amplifier has not enough gain for so many units.
     """
-    total = float(sum(map(abs, units))) + GATE_UNITS
-    found = (feedback_units - total / OPEN_GAIN) / (1 + 1 / OPEN_GAIN)
+    found = float(open_loop.feedback(sum(map(abs, units)), feedback_units))
     if found < 1:
         raise ValueError(
             "A column must leave its feedback one unit capacitor, but"
             f" {sum(map(abs, units))} units over {feedback_units} leave {found:.2g}"
-            f" at an amplifier's gain of {OPEN_GAIN:g}: split the column."
+            f" at an amplifier's gain of {open_loop.gain:g}: split the column."
         )
     return found
 
@@ -240,6 +266,7 @@ def column(
     units: Sequence[int],
     *,
     feedback_units: int,
+    open_loop: OpenLoop,
     switch: Netlist,
     amplifier: Netlist,
     bias: Netlist,
@@ -249,10 +276,10 @@ def column(
 
     y = Σ_i units_i·x_i / feedback_units, valid at the end of phi2; in phi1 it is zero.
     The feedback is as many units, each a little larger than `side_m` or smaller by one,
-    as make up for the finite gain of the amplifier: `drawn_feedback`, which says when
-    `ValueError` is raised.
+    as make up for the finite gain of the amplifier, `open_loop`: `drawn_feedback`,
+    which says when `ValueError` is raised.
     """
-    feedback = drawn_feedback(units, feedback_units)
+    feedback = drawn_feedback(units, feedback_units, open_loop)
     count = int(feedback)
     feedback_m = (side_m + GROWN_M) * math.sqrt(feedback / count) - GROWN_M
     cells = {
@@ -300,6 +327,7 @@ def column(
 def standard(
     units: Sequence[int] = UNITS,
     *,
+    open_loop: OpenLoop,
     feedback_units: int = FEEDBACK_UNITS,
     sizing: Sizing = STANDARD,
 ) -> Netlist:
@@ -308,6 +336,7 @@ def standard(
         "mac_column",
         units,
         feedback_units=feedback_units,
+        open_loop=open_loop,
         switch=transmission_gate(),
         amplifier=amplifier(sizing),
         bias=bias(sizing),

@@ -13,11 +13,13 @@ from typing import Any
 from physnn.export import columns, drawn_twins, gated_state, rings, sar
 from physnn.export import transconductor as gm
 from physnn.export import transconductor_benches as benches
+from physnn.export.feedback import COLUMNS, column_table
 from physnn.export.netlist import Netlist
 from physnn.export.selection import circuits_of
 from physnn.export.spice import BEHAV, write_cell
 from physnn.export.tables import to_json
 from physnn.pdk import load_pdk, pdk_names
+from physnn.process import Process
 
 CELLS = "spice/cells"
 # The card itself, which the gates compare with.
@@ -28,13 +30,13 @@ CARD = "params/cells.json"
 class Drawn:
     """The drawn cells of some families of circuits.
 
-    `tables` of the card are needed; `cells` are drawn, `twins(card)` have the same
-    names and ports; `decks` are benches by name.
+    `tables` of the card are needed; `cells(card)` are drawn, `twins(card)` have the
+    same names and ports; `decks` are benches by name.
     """
 
     families: tuple[str, ...]
     tables: tuple[str, ...]
-    cells: Callable[[], tuple[Netlist, ...]]
+    cells: Callable[[Mapping[str, Any]], tuple[Netlist, ...]]
     twins: Callable[[Mapping[str, Any]], tuple[Netlist, ...]]
     decks: Callable[[], dict[str, str]]
 
@@ -55,11 +57,15 @@ def _bias_twin(card: Mapping[str, Any]) -> Netlist:
     return gm.mirror_twin(float(card["ota"]["bias_V"]))
 
 
+def _column(card: Mapping[str, Any]) -> Netlist:
+    return columns.standard(open_loop=columns.OpenLoop.of(card))
+
+
 DRAWN = (
     Drawn(
         ("GatedRC", "GilbertGate", "Resonator"),
         ("ota", "state"),
-        lambda: (gm.mirror(), gm.state(gm.ota())),
+        lambda _: (gm.mirror(), gm.state(gm.ota())),
         lambda card: (
             _bias_twin(card),
             gm.state(gm.ota_twin(gm.OtaCard.of(card["ota"]))),
@@ -69,7 +75,7 @@ DRAWN = (
     Drawn(
         ("GatedRC",),
         ("ota", "token"),
-        lambda: (gm.mirror(), gated_state.gated_state()),
+        lambda _: (gm.mirror(), gated_state.gated_state()),
         lambda card: (
             _bias_twin(card),
             gated_state.gated_state(
@@ -82,7 +88,7 @@ DRAWN = (
     Drawn(
         ("SettlingNetwork",),
         ("ota", "settling"),
-        lambda: (gm.mirror(), gm.settling(gm.ota())),
+        lambda _: (gm.mirror(), gm.settling(gm.ota())),
         lambda card: (
             _bias_twin(card),
             gm.settling(gm.ota_twin(gm.OtaCard.of(card["ota"]))),
@@ -95,7 +101,7 @@ DRAWN = (
     Drawn(
         ("PhaseOscillators", "StuartLandau"),
         ("ring", "mismatch"),
-        lambda: (rings.standard(),),
+        lambda _: (rings.standard(),),
         lambda card: (
             drawn_twins.ring(rings.standard(), float(card["ring"]["frequency_Hz"])),
         ),
@@ -103,18 +109,18 @@ DRAWN = (
     ),
     Drawn(
         ("ChargeMac",),
-        ("mac", "mismatch"),
-        lambda: (columns.reference(), columns.standard()),
+        ("mac_sweep", "mac", "mismatch"),
+        lambda card: (columns.reference(), _column(card)),
         lambda card: (
             drawn_twins.reference(columns.reference(), card["mac"]),
-            drawn_twins.column(columns.standard(), columns.UNITS, card["mac"]),
+            drawn_twins.column(_column(card), columns.UNITS, card["mac"]),
         ),
         dict,
     ),
     Drawn(
         ("SarConverter", "Dac"),
         ("sar", "mismatch"),
-        lambda: (sar.comparator(), sar.standard_array()),
+        lambda _: (sar.comparator(), sar.standard_array()),
         lambda card: (
             drawn_twins.comparator(sar.comparator()),
             drawn_twins.array(sar.standard_array(), sar.ARRAY_BITS),
@@ -143,7 +149,7 @@ def check_card(design, card: Mapping[str, Any]) -> None:
 
 
 def files(
-    design, card: Mapping[str, Any], taken: Mapping[str, bytes]
+    design, process: Process, card: Mapping[str, Any], taken: Mapping[str, bytes]
 ) -> dict[str, bytes]:
     """The files of drawn cells for the families in `design`, by path in the package.
 
@@ -154,14 +160,14 @@ def files(
     found: dict[str, bytes] = {}
     for drawn in _of(design):
         try:
-            twins = drawn.twins(card)
+            cells, twins = drawn.cells(card), drawn.twins(card)
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"The card of {card.get('pdk')} must hold what its cells need, but is"
                 f" of another version ({error!r}): physnn characterize."
             ) from error
-        for folder, cells in ((CELLS, drawn.cells()), (BEHAV, twins)):
-            for cell in cells:
+        for folder, netlists in ((CELLS, cells), (BEHAV, twins)):
+            for cell in netlists:
                 for part in cell.cells():
                     found[f"{folder}/{part.name}.spice"] = write_cell(part).encode()
         for name, deck in drawn.decks().items():
@@ -185,4 +191,6 @@ def files(
         text = "\n".join(head) + "\n" + kit.wrappers()
         found[f"spice/pdk/{kit.name}.spice"] = text.encode()
     found["spice/pdk_map.json"] = to_json({kit.name: kit.to_json() for kit in kits})
-    return found | {CARD: to_json(dict(card))}
+    found[CARD] = to_json(dict(card))
+    table = column_table(design, process, card)
+    return found if table is None else found | {COLUMNS: table}

@@ -35,6 +35,7 @@ _ROLES = (
     ("params/corners.json", "corners"),
     ("params/mismatch.json", "mismatch"),
     ("params/cells.json", "card of drawn cells"),
+    ("params/columns.csv", "capacitors of every charge column"),
     ("params/", "array"),
     ("spice/behav/", "behavioral cell"),
     ("spice/cells/", "transistor-level cell"),

@@ -106,7 +106,7 @@ def package_files(
         files |= found
         refused += not_held
     if card is not None:
-        files |= drawn.files(design, card, files)
+        files |= drawn.files(design, process, card, files)
     files |= _or_refused("logic", lambda: digital.files(design, process), refused)
     if network is not None:
         files |= _or_refused("network", lambda: top.files(network, process), refused)
