@@ -177,7 +177,8 @@ def test_a_kit_says_before_anything_runs_what_its_cells_would_lack(
         ),
     )
     give(mismatch_suffix=None)
-    with pytest.raises(ValueError, match=r"`mismatch_suffix`.*\['ring', 'mac_fast', 'mac'"):
+    draw = r"`mismatch_suffix`.*\['ring', 'mac_fast', 'mac'"
+    with pytest.raises(ValueError, match=draw):
         measure(None, cell="all", out=tmp_path / "x.toml")
     give(devices={k: v for k, v in kit.devices.items() if k != "mim"})
     for cell in ("mac", "sar"):

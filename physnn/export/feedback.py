@@ -47,7 +47,7 @@ def column_table(design, process: Process, card: Mapping[str, Any]) -> bytes | N
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEAD)
-    macs = [
+    macs: list[tuple[str, Any]] = [
         (path, circuit)
         for path, circuit in circuits_of(design)
         if type(circuit).__name__ == FAMILY
