@@ -75,6 +75,15 @@ def test_halves_go_and_the_oldest_beyond_the_limit(tmp_path):
     assert names() == ["other"]
 
 
+def test_what_jax_packs_where_zstandard_is_installed_is_left(tmp_path):
+    # A frame of RFC 8878: its magic number, then what only that format can read.
+    entry = tmp_path / "0-cache"
+    entry.write_bytes(bytes.fromhex("28b52ffd") + os.urandom(100))
+    tidy(tmp_path)
+    assert entry.exists()
+    assert not entry.stat().st_mode & stat.S_IWUSR
+
+
 SCRIPT = """
 import jax, jax.numpy as jnp
 from physnn.compiled import keep_compiled, tidy

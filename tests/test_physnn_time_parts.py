@@ -138,9 +138,14 @@ def found():
 
 @pytest.mark.slow
 def test_circuits_find_what_they_find_on_one_device(found):
-    """Values, last states and gradients, from a state that is not zero."""
-    for name in ("sequential", "associative", "chunked", "delay line", "resonator"):
-        assert found[name] < 1e-4, name
+    """Values, last states and gradients, from a state that is not zero.
+
+    Of the largest. Sums in another order: 2e-7 was found, of a resonator, whose rates
+    take theirs over all tokens with both signs, 3.3e-6.
+    """
+    for name in ("sequential", "associative", "chunked", "delay line"):
+        assert found[name] < 1e-6, name
+    assert found["resonator"] < 1e-5
 
 
 @pytest.mark.slow

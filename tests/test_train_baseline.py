@@ -14,6 +14,8 @@ from circuits.memory import HashedMemory
 from tests.helpers import PROCESS
 from train.baseline import Attention, Experts, FlaxModel, TransformerConfig, rotate
 from train.baseline_memory import HashedRows, HashedRowsConfig
+from train.kernels import causal_attention
+from train.objective import bits
 
 TINY = TransformerConfig(width=16, n_blocks=2, n_heads=2, n_hidden=24)
 
@@ -56,6 +58,77 @@ def test_rotation_keeps_lengths_and_the_first_position():
     np.testing.assert_allclose(y[:, 0], x[:, 0], rtol=1e-6)
     norm = lambda x: jnp.linalg.norm(x, axis=-1)
     np.testing.assert_allclose(norm(y), norm(x), rtol=1e-5)
+
+
+# Pieces of one length, a last one that is shorter, fewer tokens than pieces.
+@pytest.mark.parametrize("time", [16, 11, 3])
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+def test_causal_attention_is_the_plain_one_and_so_is_its_gradient(time, kv_heads):
+    keys = jr.split(jr.key(time), 4)
+    sizes = (4, kv_heads, kv_heads, 4)
+    # Scores of a few tens: weights from 1 to what underflows.
+    q, k, v, to_y = (
+        size * jr.normal(key, (2, time, n, 8))
+        for key, n, size in zip(keys, sizes, (3, 3, 1, 1), strict=True)
+    )
+
+    def plain(q, k, v):
+        return jax.nn.dot_product_attention(q, k, v, is_causal=True)
+
+    for ours, theirs in zip(
+        gradients(causal_attention, q, k, v, to_y=to_y),
+        gradients(plain, q, k, v, to_y=to_y),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=2e-5)
+
+
+def gradients(function, *given, to_y):
+    """The value of a function of arrays, and its gradient to each of them."""
+    y, back = jax.vjp(function, *given)
+    return y, *back(to_y)
+
+
+def plain_bits(params, tokens):
+    """The mean loss of `TINY` by plain products and attention, in bits."""
+    x = params["embed"]["embedding"][tokens[:, :-1]]
+    rms = lambda x: x / jnp.sqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
+    for block in params["blocks"].values():
+        y = rms(x) * block["norm1"]["scale"] @ block["attention"]["qkv"]["kernel"]
+        q, k, v = (
+            part.reshape(*x.shape[:2], 2, 8) for part in jnp.split(y, 3, axis=-1)
+        )
+        y = jax.nn.dot_product_attention(rotate(q), rotate(k), v, is_causal=True)
+        x = x + y.reshape(x.shape) @ block["attention"]["output"]["kernel"]
+        y = rms(x) * block["norm2"]["scale"] @ block["mlp"]["inputs"]["kernel"]
+        a, b = jnp.split(y, 2, axis=-1)
+        x = x + (a * jax.nn.silu(b)) @ block["mlp"]["output"]["kernel"]
+    logits = rms(x) * params["norm"]["scale"] @ params["head"]["kernel"]
+    found = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:, None], -1)
+    return -jnp.mean(found) / jnp.log(2.0)
+
+
+def test_its_loss_and_gradient_are_those_of_plain_products():
+    model, tokens = build(), jr.randint(jr.key(1), (3, 14), 0, 11)
+    arrays, rest = eqx.partition(model, eqx.is_inexact_array)
+
+    def loss(arrays):
+        logits = eqx.combine(arrays, rest).logits(
+            tokens[:, :-1], process=PROCESS, key=jr.key(0)
+        )
+        return jnp.mean(bits(logits, tokens[:, 1:]))
+
+    value, gradient = jax.value_and_grad(loss)(arrays)
+    wanted, slope = jax.value_and_grad(plain_bits)(
+        nnx.to_pure_dict(arrays.params), tokens
+    )
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    found = nnx.to_pure_dict(gradient.params)
+    assert jax.tree.structure(found) == jax.tree.structure(slope)
+    for ours, theirs in zip(
+        jax.tree.leaves(found), jax.tree.leaves(slope), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_it_is_a_pytree_of_its_parameters():

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from physnn.energy.events import Event, token_events
 from physnn.process import Process
 from train.baseline_memory import HashedRows, HashedRowsConfig
+from train.kernels import causal_attention, linear
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class Attention(nnx.Module):
         width, self.kv_width = config.width, config.kv_width
         self.n_heads, self.kv_heads = config.n_heads, config.kv_heads
         total = width + 2 * self.kv_width
-        self.qkv = nnx.Linear(width, total, use_bias=False, rngs=rngs)
-        self.output = nnx.Linear(width, width, use_bias=False, rngs=rngs)
+        self.qkv = linear(width, total, rngs=rngs)
+        self.output = linear(width, width, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch time width"]):
         width = x.shape[-1]
@@ -108,14 +109,14 @@ class Attention(nnx.Module):
             part.reshape(*x.shape[:2], n, -1)
             for part, n in zip(parts, heads, strict=True)
         )
-        y = jax.nn.dot_product_attention(rotate(q), rotate(k), v, is_causal=True)
+        y = causal_attention(rotate(q), rotate(k), v)
         return self.output(y.reshape(x.shape))
 
 
 class GatedMLP(nnx.Module):
     def __init__(self, width: int, n_hidden: int, *, rngs: nnx.Rngs):
-        self.inputs = nnx.Linear(width, 2 * n_hidden, use_bias=False, rngs=rngs)
-        self.output = nnx.Linear(n_hidden, width, use_bias=False, rngs=rngs)
+        self.inputs = linear(width, 2 * n_hidden, rngs=rngs)
+        self.output = linear(n_hidden, width, rngs=rngs)
 
     def __call__(self, x):
         a, b = jnp.split(self.inputs(x), 2, axis=-1)
@@ -133,7 +134,7 @@ class Experts(nnx.Module):
         n, width, hidden = config.n_experts, config.width, config.n_hidden
         self.n_active = config.n_active
         draw = nnx.initializers.lecun_normal(batch_axis=0)
-        self.router = nnx.Linear(width, n, use_bias=False, rngs=rngs)
+        self.router = linear(width, n, rngs=rngs)
         self.inputs = nnx.Param(draw(rngs.params(), (n, width, 2 * hidden)))
         self.output = nnx.Param(draw(rngs.params(), (n, hidden, width)))
 
@@ -172,7 +173,7 @@ class Transformer(nnx.Module):
             [Block(config, rngs=rngs) for _ in range(config.n_blocks)]
         )
         self.norm = nnx.RMSNorm(config.width, rngs=rngs)
-        self.head = nnx.Linear(config.width, vocabulary, use_bias=False, rngs=rngs)
+        self.head = linear(config.width, vocabulary, rngs=rngs)
 
     def __call__(self, tokens):
         x = self.embed(tokens)

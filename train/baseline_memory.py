@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from circuits.memory import ROW_SPREAD, hash_table
+from train.kernels import linear
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class HashedRows(nnx.Module):
         draw = nnx.initializers.normal(ROW_SPREAD)
         self.table = nnx.Param(draw(rngs.params(), shape))
         self.norm = nnx.RMSNorm(width, rngs=rngs)
-        self.gate = nnx.Linear(width, config.n_read, use_bias=False, rngs=rngs)
-        self.output = nnx.Linear(config.n_read, width, use_bias=False, rngs=rngs)
+        self.gate = linear(width, config.n_read, rngs=rngs)
+        self.output = linear(config.n_read, width, rngs=rngs)
 
     def __call__(
         self, tokens: Int[Array, "batch time"], x: Float[Array, "batch time width"]
