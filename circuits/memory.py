@@ -199,8 +199,10 @@ class HashedMemory(AbstractCircuit[Int[Array, "past *batch"]]):
 
     def read(self, indices: Int[Array, " head *batch"]) -> Float[Array, "*batch read"]:
         """The codes of the rows, head after head: fractions of full scale."""
-        rows = [table[index] for table, index in zip(self.table, indices, strict=True)]
-        codes = jnp.concatenate(rows, axis=-1)
+        heads = np.arange(len(self.table))
+        # One gather, and one scatter-add for its gradient, in range by construction.
+        rows = self.table.at[heads, jnp.moveaxis(indices, 0, -1)]
+        codes = rows.get(mode="promise_in_bounds").reshape(*indices.shape[1:], -1)
         if self.row_bits is None:
             return codes
         return quantize(codes, full_scale=ROW_RANGE, bits=self.row_bits)
