@@ -37,6 +37,7 @@ simulators: ## install ngspice, Icarus Verilog, Yosys, Chromium (Debian as root)
 
 bench: $(STAMP) ## tests/benchmarks: speed, measured on this machine
 	@$(PYTHON) -m pytest tests/benchmarks -s -o addopts=--strict-markers --benchmark-only
+	@$(PYTHON) -m tests.benchmarks.floors
 
 # The peers bring PyTorch, which we do without; its CPU build, where pip knows one.
 PEERS := .cache/peers
@@ -46,6 +47,7 @@ peers: $(STAMP) ## speed beside torchsde, torchlogix, aihwkit-lightning, in an e
 	@$(PEERS)/bin/python -m pip install --quiet --no-deps torchsde==0.2.6 torchlogix==0.2.2 \
 	  aihwkit-lightning==2.1.0
 	@$(PYTHON) -m tests.benchmarks.peers --torch-python $(PEERS)/bin/python
+	@$(PYTHON) -m tests.benchmarks.transformer_parts --torch-python $(PEERS)/bin/python
 
 # ZigZag pins other versions than we do, so it gets an environment of its own.
 ZIGZAG := .cache/zigzag

@@ -26,6 +26,7 @@ from physnn.configs import find_config
 from physnn.process import load_process
 from tests.benchmarks.floors_by_hand import CASES, Sizes, gradient
 from tests.benchmarks.interleaved import interleaved
+from tests.benchmarks.memory import held_bytes
 from train.experiment import load_experiment
 from train.loop import begin
 from train.objective import make_update
@@ -67,14 +68,14 @@ def training_step(name: str, *, small: bool) -> tuple[Callable, float, int]:
     tokens = jr.randint(jr.key(2), shape, 0, 256).astype(jnp.uint8)
     update = make_update(rest, experiment=experiment, process=process)
     program = update.lower(held.state, tokens).compile()
-    memory, state = program.memory_analysis(), [held.state]
-    held_B = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    text, state = program.as_text(), [held.state]
+    assert text is not None
 
     def step():
         state[0], measured = program(state[0], tokens)
         return measured
 
-    return step, cost_of(program.as_text()).flops, held_B
+    return step, cost_of(text).flops, held_bytes(program)
 
 
 def steps(*, small: bool, rounds: int) -> None:

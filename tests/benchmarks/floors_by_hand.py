@@ -28,6 +28,7 @@ from physnn.fabricate import fabricate
 from physnn.materialized import compiler_options
 from physnn.process import load_process
 from physnn.recurrence import linear_recurrence
+from tests.benchmarks.memory import held_bytes
 from tests.benchmarks.test_family_speed import CASES as DYNAMIC
 from train.kernels import causal_attention, linear
 
@@ -308,6 +309,4 @@ def gradient(function: Callable, arguments: tuple) -> tuple[Callable, int]:
 
     slope = jax.jit(jax.value_and_grad(loss), compiler_options=compiler_options())
     program = slope.lower(real, other).compile()
-    memory = program.memory_analysis()
-    held = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    return lambda: program(real, other), held + memory.output_size_in_bytes
+    return lambda: program(real, other), held_bytes(program)

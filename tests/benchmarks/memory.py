@@ -27,7 +27,12 @@ def peak_bytes(experiment: Experiment, *, length: int) -> int:
     rest = eqx.combine(zeros(held.fixed), static)
     update = make_update(rest, experiment=experiment, process=process)
     tokens = jax.ShapeDtypeStruct((experiment.batch, length + 1), jnp.uint8)
-    memory = update.lower(held.state, tokens).compile().memory_analysis()
+    return held_bytes(update.lower(held.state, tokens).compile())
+
+
+def held_bytes(program: jax.stages.Compiled) -> int:
+    """What a compiled program holds at most: arguments, results, all in between."""
+    memory = program.memory_analysis()
     assert memory is not None
     return int(
         memory.temp_size_in_bytes
