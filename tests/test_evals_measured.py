@@ -1,10 +1,7 @@
 """Measured Joules: counters that turn over, what is refused, decoding with a cache."""
 
-import contextlib
 import dataclasses
-import threading
 import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -92,55 +89,46 @@ def test_a_gpu_without_zeus_or_without_a_gpu_says_so():
         GpuMeter()
 
 
-@contextlib.contextmanager
-def powered(folder, watts):
-    """A processor of `watts()` whose counter is written every few milliseconds."""
-    path = zone(folder, "intel-rapl:0", "package-0")
-    stopped = threading.Event()
-
-    def run():
-        total_uJ, last = 0.0, time.monotonic()
-        while not stopped.is_set():
-            now = time.monotonic()
-            total_uJ, last = total_uJ + 1e6 * watts() * (now - last), now
-            show(path, total_uJ)
-            time.sleep(2e-3)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield RaplMeter(folder)
-    finally:
-        stopped.set()
-        thread.join()
-
-
 def trained(config=TINY, context=6):
     experiment = Experiment(model=config, task=TextConfig(context=context))
     model = config.build(vocabulary=256, process=PROCESS, key=jr.key(0))
     return TrainedRun(None, experiment, model, PROCESS, 0, 0.0)  # pyright: ignore
 
 
-class Timed:
-    """A meter that says when it runs something other than waiting."""
+class Powered:
+    """A meter on a processor of 20 W when nothing runs, 50 W in the second window.
 
-    def __init__(self, meter: Any = None):
-        self.meter, self.windows = meter, 0
+    Its counter is written right before each window and right before its end, so that
+    the Joules it tells are exact however late another thread would have been.
+    """
+
+    def __init__(self, folder):
+        self.path = zone(folder, "intel-rapl:0", "package-0")
+        self.meter, self.windows = RaplMeter(folder), 0
+        self.total_uJ, self.last = 0.0, time.monotonic()
+
+    def catch_up(self):
+        now, watts = time.monotonic(), 50.0 if self.windows == 2 else 20.0
+        self.total_uJ += 1e6 * watts * (now - self.last)
+        self.last = now
+        show(self.path, self.total_uJ)
 
     def measure(self, work):
+        def metered():
+            work()
+            self.catch_up()
+
         self.windows += 1
-        return self.meter.measure(work)
+        self.last = time.monotonic()
+        self.catch_up()
+        return self.meter.measure(metered)
 
 
 def test_idle_power_is_subtracted_and_reported(tmp_path):
-    meter = Timed()
-    # 20 W when nothing runs, 50 W in the second window.
-    with powered(tmp_path, lambda: 50.0 if meter.windows == 2 else 20.0) as counter:
-        meter.meter = counter
-        found = measure_decoding(trained(), meter, batch=3, window_s=0.6)
+    found = measure_decoding(trained(), Powered(tmp_path), batch=3, window_s=0.6)
     assert found.tokens > 0
     assert found.tokens % (3 * 6) == 0
-    # The counter is read up to some milliseconds late at either end.
+    # Between the counter and the clock lie some lines of Python.
     assert found.idle_W == pytest.approx(20, rel=0.1)
     seconds = found.active.window_s
     assert found.token_J.energy * found.tokens == pytest.approx(30 * seconds, rel=0.1)
