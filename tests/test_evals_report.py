@@ -334,6 +334,14 @@ def test_several_physical_systems_each_have_their_plots():
     assert html.count("table-next-") == 2
 
 
+def test_latency_of_digital_machines_is_a_bound_for_each():
+    page = render(results())
+    assert "G ≥ 20 ns" in page
+    assert "A ≥ 540 ns" in page
+    assert "R ≥" not in page  # nothing is known of it here
+    assert "not modeled" not in page
+
+
 def test_opponent_is_the_nearest_in_quality():
     physical, *transformers = results()["systems"]
     assert nearest(physical, transformers) is transformers[1]
