@@ -134,6 +134,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=0, help="windows of a step")
     parser.add_argument("--context", type=int, default=0, help="bytes of a window")
     given = parser.parse_args()
+    if given.only and given.parameters:
+        parser.error("--only names kernels, --parameters asks for steps: give one.")
     print(f"JAX {jax.__version__}, {jax.default_backend()}, medians of turns\n")
     sizes = SMALL if given.small else Sizes()
     asked = Asked(given.parameters, given.batch, given.context)
