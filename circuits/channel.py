@@ -14,6 +14,7 @@ from physnn.circuit import AbstractMemorylessCircuit
 from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
+from physnn.full_scale import limited
 from physnn.lines import TailLines
 from physnn.materialized import materialized
 from physnn.noise import coupled, is_zero, noisy, shot_variance
@@ -141,7 +142,7 @@ class ChannelLayer(AbstractMemorylessCircuit):
         y = coupled(y, process=process)
         if not (is_zero(process.thermal_noise) and is_zero(process.shot_noise)):
             y = noisy(y, self.noise_variance(process), key)
-        return jnp.clip(y, -1.0, 1.0)
+        return limited(y)
 
     def tails(self) -> Float[Array, " n_out"] | float:
         """Σ_i |w_ij| of each column, in unit currents of a full scale."""

@@ -8,6 +8,7 @@ from physnn.circuit import AbstractMemorylessCircuit
 from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.netlist import Instance, Netlist
+from physnn.full_scale import limited
 from physnn.noise import coupled, thermal_noise
 
 # One full scale of a model's head is this many nats.
@@ -59,7 +60,7 @@ class GroupSum(AbstractMemorylessCircuit):
         y = coupled(self.gain * jnp.mean(groups, axis=-1), process=process)
         unit = process.thermal_variance(process.capacitor_min_F)
         variance = unit * (self.gain + 1) * self.gain / self.group
-        return jnp.clip(thermal_noise(y, variance, process=process, key=key), -1.0, 1.0)
+        return limited(thermal_noise(y, variance, process=process, key=key))
 
     def events(self, process, *, period_s):
         del period_s

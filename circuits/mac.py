@@ -14,6 +14,7 @@ from physnn.circuit import AbstractMemorylessCircuit
 from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.netlist import Netlist
+from physnn.full_scale import limited
 from physnn.lines import ChargeLines
 from physnn.materialized import materialized
 from physnn.noise import coupled, thermal_noise
@@ -130,7 +131,7 @@ class ChargeMac(AbstractMemorylessCircuit):
         y = materialized(materialized(x) @ self.weight.realized())
         y = coupled(y + self.offset.realized(), process=process)
         y = thermal_noise(y, self.noise_variance(process), process=process, key=key)
-        return jnp.clip(y, -1.0, 1.0)
+        return limited(y)
 
     def cell_m2(self, process: Process) -> Float[Array, ""] | float:
         """Area of one weight: both halves' capacitors, its bits and switches [m²]."""

@@ -14,6 +14,7 @@ from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.compose import array
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
+from physnn.full_scale import limited
 from physnn.materialized import materialized
 from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
@@ -61,7 +62,7 @@ class AutomaticGain(AbstractMemorylessCircuit):
         del process, key
         power = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         scale = self.level * jax.lax.rsqrt(power + self.floor**2)
-        return jnp.clip(x * scale * self.gain.realized(), -1.0, 1.0)
+        return limited(x * scale * self.gain.realized())
 
     def events(self, process, *, period_s):
         del period_s
@@ -228,7 +229,7 @@ class DelayLine(AbstractCircuit[Float[Array, "past *batch n"]]):
         y = coupled(y, process=process)
         variance = process.thermal_variance(NODE_F) * (1 + jnp.sum(jnp.abs(taps), 0))
         y = thermal_noise(y, variance, process=process, key=key)
-        return held[len(held) - len(state) :], jnp.clip(y, -1.0, 1.0)
+        return held[len(held) - len(state) :], limited(y)
 
     def step(self, state, x, *, process, key):
         state, ys = self.scan(state, x[None], process=process, key=key)

@@ -15,6 +15,7 @@ from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.compose import bus, halves
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
+from physnn.full_scale import limited
 from physnn.keys import stream
 from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
@@ -201,7 +202,7 @@ class Resonator(AbstractDynamicCircuit):
 
     def read(self, v, x, *, process):
         del x, process
-        return jnp.clip(v, -1.0, 1.0)
+        return limited(v)
 
     def diagnose(self, xs, *, process, key):
         _, ys = self.scan(self.init_state(xs.shape[1:-1]), xs, process=process, key=key)

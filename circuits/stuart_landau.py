@@ -27,6 +27,7 @@ from physnn.bank import Bank
 from physnn.dynamics import AbstractDynamicCircuit
 from physnn.energy.events import Event
 from physnn.export.netlist import Netlist
+from physnn.full_scale import limited
 from physnn.keys import stream
 from physnn.noise import coupled, is_zero, rms, thermal_noise, white
 from physnn.process import Process
@@ -225,7 +226,7 @@ class StuartLandau(AbstractDynamicCircuit):
         re, im = jnp.split(v, 2, axis=-1)
         y = jnp.concatenate([im, re], axis=-1) / self.AMPLITUDE_RANGE
         y = coupled(y, process=process)
-        return jnp.clip(y, -1.0, 1.0)
+        return limited(y)
 
     def _read_noisy(self, v, x, *, process, key):
         y = self.read(v, x, process=process)

@@ -9,6 +9,7 @@ from physnn.circuit import AbstractCircuit
 from physnn.energy.events import Event
 from physnn.export.compose import compose, signals
 from physnn.export.netlist import Netlist
+from physnn.full_scale import limited
 from physnn.keys import stream
 from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
@@ -185,7 +186,7 @@ class Residual(AbstractCircuit):
             process=process,
             key=stream(key, "skip"),
         )
-        return state, jnp.clip(y, -1.0, 1.0)
+        return state, limited(y)
 
     def step(self, state, x, *, process, key):
         return self._run("step", state, x, process=process, key=key)

@@ -33,7 +33,7 @@ from train.tasks import TextConfig
 
 pytestmark = pytest.mark.usefixtures("plain_promotion")
 
-GENERATORS = ("threefry2x32", "philox4x32", "rbg", "unsafe_rbg")
+GENERATORS = ("triple32", "threefry2x32", "rbg", "unsafe_rbg")
 # A block with states and charge MACs, and a generator that is one instruction.
 LAYER = (GatedRCBlock(n_states=4, n_taps=2),)
 KEY = jr.key(1, impl="rbg")
@@ -303,7 +303,7 @@ def test_products_of_eight_bits_leave_the_loss_where_it_was():
     [
         (
             {"compute": {"generator": "xorshift"}},
-            r"one of \['threefry2x32', .*, but is 'xorshift' @ \$\.compute\.generator",
+            r"one of \['triple32', .*, but is 'xorshift' @ \$\.compute\.generator",
         ),
         ({"compute": {"scan": "fast"}}, r"but is 'fast' @ \$\.compute\.scan"),
         (
@@ -336,10 +336,6 @@ def test_products_of_eight_bits_leave_the_loss_where_it_was():
                 "noise": {"chips_per_batch": 1},
             },
             r"`compute.rematerialize` must be left out with a device in the loop",
-        ),
-        (
-            {"compute": {"generator": "philox4x32"}, "mesh": {"sequence": 2}},
-            r"another than `philox4x32` on a `mesh` of several devices",
         ),
     ],
 )

@@ -130,7 +130,6 @@ class Experiment:
         self.mesh.check_batch(self.batch)
         context = getattr(self.task, "context", 1)
         self.mesh.check_time(self.model, context=context, solver=self.solver)
-        self.compute.check_mesh(one_device=self.mesh.is_one_device)
         self._check_parts()
         alone = self.hardware is not None or isinstance(self.model, CountsConfig)
         if alone and not self.mesh.is_one_device:

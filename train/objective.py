@@ -262,7 +262,7 @@ def make_update(
 
     @partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def update(state: TrainState, tokens):
-        key = jr.wrap_key_data(state.key, impl=compute.generator)
+        key = compute.key_of(state.key)
         key = jr.fold_in(key, state.step)
 
         def slope(trained):

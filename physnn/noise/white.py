@@ -6,6 +6,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, Key
 
 from physnn.materialized import materialized
+from physnn.noise.hashed import HASHED
 
 
 def white(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
@@ -17,6 +18,10 @@ def white(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
     of a normal by the inverse error function (`make bench`). Mismatch, where tails
     decide the yield, is drawn from true normals in `fabricate`.
     """
+    if jr.key_impl(key) == HASHED:
+        # So cheap that every reader may draw them again.
+        ones = jax.lax.population_count(jr.bits(key, shape, jnp.uint16))
+        return (ones.astype(jnp.float32) - 8) / 2
     *lead, last = shape or (1,)
     words = jr.bits(key, (*lead, (last + 1) // 2), jnp.uint32)
     # Otherwise XLA draws the same bits again for every reader of the noise.

@@ -40,7 +40,7 @@ def nothing_kept():
 
 WAYS = {
     "usual": Compute(),
-    "philox4x32": Compute(generator="philox4x32"),
+    "threefry2x32": Compute(generator="threefry2x32"),
     "rematerialized": Compute(rematerialize="blocks"),
     "layers in a loop": Compute(scan_layers=True),
     "both": Compute(rematerialize="blocks", scan_layers=True),

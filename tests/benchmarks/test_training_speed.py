@@ -95,6 +95,7 @@ def test_families(benchmark):
 
 def test_white_noise(benchmark):
     from physnn.noise import white
+    from physnn.noise.hashed import HASHED
 
     shape = (256, 16, 512)
     functions = {
@@ -102,9 +103,10 @@ def test_white_noise(benchmark):
         "binomial (physnn)": jax.jit(lambda key: white(key, shape)),
     }
     drawn = [(name, f, jr.key(0)) for name, f in functions.items()]
-    for name in ("philox4x32", "rbg", "unsafe_rbg"):
+    generators = {"triple32": HASHED, "rbg": "rbg", "unsafe_rbg": "unsafe_rbg"}
+    for name, made in generators.items():
         called = f"binomial (physnn), {name}"
-        drawn.append((called, functions["binomial (physnn)"], jr.key(0, impl=name)))
+        drawn.append((called, functions["binomial (physnn)"], jr.key(0, impl=made)))
     keyed = {name: partial(f, key) for name, f, key in drawn}
     medians = interleaved(keyed, rounds=21)
     report(benchmark, medians, floor="inverse error function")
