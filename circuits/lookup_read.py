@@ -48,12 +48,25 @@ def multilinear(p, pins, k: int):
     `p` is `(n, 2^k)`, `pins` `(*batch, k, n)` as fractions of full scale, so that a pin
     is high with probability (1 + x)/2.
     """
-    value = p
-    for j in reversed(range(k)):
-        high = (1 + pins[..., j, :, None]) / 2
-        low_half, high_half = jnp.split(value, 2, axis=-1)
-        value = low_half + high * (high_half - low_half)
-    return value[..., 0]
+    high = [(1 + pins[..., j, :]) / 2 for j in range(k)]
+    entries = jnp.moveaxis(p, -1, 0)
+    # In two halves of the pins, so that an entry costs one product with the weight of
+    # its low half, and 2^(k/2) of them one with that of the high half. Sums of slices,
+    # not products of arrays: XLA makes one pass over the pins of them.
+    low, above = _weights(high[: k // 2]), _weights(high[k // 2 :])
+    value = 0.0
+    for i, weight in enumerate(above):
+        within = entries[i * len(low) : (i + 1) * len(low)]
+        value += weight * sum(w * entry for w, entry in zip(low, within, strict=True))
+    return value
+
+
+def _weights(high):
+    """Of all addresses of these pins, the first the lowest: Π_j P(pin j agrees)."""
+    weights = [jnp.ones_like(high[0])]
+    for h in high:
+        weights = [w * (1 - h) for w in weights] + [w * h for w in weights]
+    return weights
 
 
 def look_up(
