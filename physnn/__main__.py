@@ -20,6 +20,7 @@ def train(arguments: list[str]) -> int:
     The first argument is a TOML file or a run folder; every field of the experiment
     can be overridden after it.
     """
+    from evals.chip_mesh import one_device_per_core
     from train.distributed import ProcessLost, is_first, join, leave
     from train.experiment import Experiment, load_experiment
     from train.loop import train as train_experiment
@@ -58,6 +59,8 @@ def train(arguments: list[str]) -> int:
     who = (chosen.coordinator, chosen.processes, chosen.process_id)
     if chosen.distributed or any(each is not None for each in who):
         join(*who, patience_s=chosen.experiment.mesh.patience_s)
+    elif not chosen.experiment.mesh.is_one_device:
+        one_device_per_core()
     try:
         run = train_experiment(
             chosen.experiment,

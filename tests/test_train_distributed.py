@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evals.chip_mesh import MOST_CORES
+from evals.doctor import cores
 from train.baseline import TransformerConfig
 from train.checkpoint import Checkpoints
 from train.distributed import join
@@ -163,6 +165,22 @@ def test_a_process_that_is_gone_ends_the_others_with_a_sentence(home):
     assert "one is gone or stuck" in errors
     assert "start all processes again" in errors
     assert Checkpoints(folder / "checkpoints").steps()[-1] >= reached
+
+
+def test_a_mesh_of_one_process_has_the_cores_of_its_processor(home, monkeypatch):
+    monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    found, config = [], str(home / "run.toml")
+    meshes = {"one": "data 1", "cores": f"data {min(cores(), 2)}", "more": "model 64"}
+    for name, mesh in meshes.items():
+        command = [sys.executable, "-m", "physnn", "train", config, "--steps", "3"]
+        command += [*f"--mesh.{mesh}".split(), "--folder", str(home / name)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        found.append((done.returncode, done.stderr))
+    assert [code for code, _ in found] == [0, 0, 2], found
+    assert f"at most the {min(cores(), MOST_CORES)} devices there are" in found[2][1]
+    one, both = losses(home / "one"), losses(home / "cores")
+    np.testing.assert_allclose(list(one.values()), list(both.values()), atol=1e-4)
 
 
 def test_who_the_processes_are_must_be_said_whole():
