@@ -6,6 +6,7 @@ One update of the WikiText-2 experiments: noise, mismatch on two chips, quantize
 gradient, clipping and AdamW; in turns with the transformer's.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -20,6 +21,7 @@ from train.baseline import TransformerConfig
 from train.experiment import load_experiment
 from train.model import PhysicalConfig
 from train.objective import TrainState, make_update, split
+from train.sharding import MeshConfig, shardings_of, spread, spread_batch
 
 pytestmark = pytest.mark.usefixtures("plain_promotion")
 
@@ -40,22 +42,28 @@ ROUNDS = 9
 
 
 def stepper(name: str):
-    """A function that does one training step, and the model's size."""
+    """A function that does one training step, and the model's size.
+
+    On all devices there are: with `JAX_NUM_CPU_DEVICES=2` each core is one.
+    """
     path = config_folder() / "experiments" / f"{name}.toml"
     experiment = load_experiment(path)
+    experiment = replace(experiment, mesh=MeshConfig(data=jax.device_count()))
+    mesh = experiment.mesh.build(batch=experiment.batch)
     assert isinstance(experiment.model, PhysicalConfig | TransformerConfig)
     process = load_process(experiment.process)
     model = experiment.model.build(vocabulary=256, process=process, key=jr.key(0))
     trained, rest = split(model, experiment)
-    update = make_update(rest, experiment=experiment, process=process)
+    update = make_update(rest, experiment=experiment, process=process, mesh=mesh)
     optimizer = experiment.optimizer.build(steps=experiment.steps)
-    held = [
-        TrainState(
-            trained, optimizer.init(trained), jnp.asarray(0), jr.key_data(jr.key(1))
-        )
-    ]
+    key = jr.key_data(experiment.compute.training_key(1))
+    state = TrainState(trained, optimizer.init(trained), jnp.asarray(0), key)
     shape = (experiment.batch, experiment.task.context + 1)
     tokens = jr.randint(jr.key(2), shape, 0, 256).astype(jnp.uint8)
+    if mesh.size > 1:
+        state = spread(state, shardings_of(state, mesh))
+        (tokens,) = spread_batch((tokens,), mesh)
+    held = [state]
     n_parameters = sum(leaf.size for leaf in jax.tree.leaves(trained))
 
     def step():
