@@ -19,6 +19,7 @@ from physnn.lines import ChargeLines
 from physnn.materialized import materialized
 from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
+from physnn.products import by_rows
 
 # Drawn area of an amplifier's input pair: sets its offset. 4 µm² keeps a 28 nm pair
 # at 1 mV.
@@ -128,7 +129,7 @@ class ChargeMac(AbstractMemorylessCircuit):
         return variance * (ratios + 1) / units
 
     def apply(self, x, *, process, key):
-        y = materialized(materialized(x) @ self.weight.realized())
+        y = materialized(by_rows(materialized(x), self.weight.realized()))
         y = coupled(y + self.offset.realized(), process=process)
         y = thermal_noise(y, self.noise_variance(process), process=process, key=key)
         return limited(y)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
+from physnn.products import rows_over_devices
 from physnn.time_parts import cut_in_time
 
 # Smaller arrays are on every device: gathering them takes longer than it saves.
@@ -167,9 +169,15 @@ def batches_cut(batches: PyTree, mesh: Mesh) -> PyTree:
     return jax.lax.with_sharding_constraint(batches, by_data)
 
 
-def along_time(mesh: Mesh):
-    """While entered, circuits are traced with their time cut over `sequence`."""
-    return cut_in_time(NamedSharding(mesh, PartitionSpec("sequence")))
+@contextlib.contextmanager
+def along_time(mesh: Mesh) -> Iterator[None]:
+    """While entered, circuits are traced with their time cut over `sequence`.
+
+    And, on a mesh of several devices, with their rows cut by batch and time.
+    """
+    several = rows_over_devices() if mesh.size > 1 else contextlib.nullcontext()
+    with several, cut_in_time(NamedSharding(mesh, PartitionSpec("sequence"))):
+        yield
 
 
 def gathered(tree: PyTree, mesh: Mesh) -> PyTree:
