@@ -1,7 +1,7 @@
 """What is computed once and kept: values that XLA must not compute again."""
 
 from collections.abc import Callable
-from functools import cached_property, update_wrapper
+from functools import cache, cached_property, update_wrapper
 from typing import Any
 
 import equinox as eqx
@@ -20,16 +20,28 @@ def materialized(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     return jax.lax.optimization_barrier(x)
 
 
+# Products and sums of YNNPACK, into which XLA's CPU compiler puts them by default, take
+# longer than its own: a training step 1.05 to 1.25 times as long (docs/performance.md).
+_OWN_PRODUCTS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+@cache
 def compiler_options() -> dict[str, str] | None:
     """Options for a `jax.jit` in which `materialized` is to hold; None needs none.
 
     XLA's CPU compiler takes barriers out before it fuses, as they were made against
     common subexpressions alone. Without that pass they reach its code generator, which
-    passes their buffers on.
+    passes their buffers on. And it is to compute products and sums itself, where its
+    version can be told so.
     """
     if jax.default_backend() != "cpu":
         return None
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    try:
+        jax.jit(lambda: 0, compiler_options=_OWN_PRODUCTS).lower().compile()
+    except jax.errors.JaxRuntimeError:  # no such option
+        return options
+    return options | _OWN_PRODUCTS
 
 
 class compiled:

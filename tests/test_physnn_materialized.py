@@ -38,6 +38,14 @@ def test_without_the_options_xla_takes_barriers_out():
     assert "opt-barrier" not in program(options=None)
 
 
+def test_products_and_sums_are_those_of_xla():
+    square = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+    product = jax.jit(
+        lambda a, b: jnp.sum(a @ b, axis=0), compiler_options=compiler_options()
+    )
+    assert "ynn" not in (product.lower(square, square).compile().as_text() or "")
+
+
 def test_it_holds_under_compiled():
     @compiled
     def add(v, x):
