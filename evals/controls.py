@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
@@ -16,15 +16,13 @@ from circuits.blocks import BlockConfig, GatedUnitBlock, Site
 from circuits.layers import MacLayer
 from evals.evaluate import over_seeds
 from evals.quality import Quality, quality_of, score, scored_hits
+from physnn.controls import Trained
 from physnn.process import Process, load_process
 from train.classifier import ClassifierConfig
 from train.experiment import Experiment
 from train.loop import load_finished, train
 from train.tasks.images import Images
 from train.tasks.text import Text
-
-# The controls that are trained; chance needs no training.
-Trained = Literal["removed", "frozen", "conventional"]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from physnn.controls import Trained
 from physnn.data_commands import prepare
 from physnn.device_commands import characterize, on_device, serve_chip
 from physnn.handoff_commands import calibrate, export, verify
@@ -124,7 +125,7 @@ def score(
 
 def evaluate(
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional],
-    controls: tuple[Literal["removed", "frozen", "conventional"], ...] | None = None,
+    controls: tuple[Trained | Literal["none"], ...] = ("none",),
     split: str = "test",
     chips: int = 8,
     windows: int = 0,
@@ -136,7 +137,7 @@ def evaluate(
     Args:
         runs: Run folders of one experiment with different seeds.
         controls: Also train and score controls, beside the runs: those that are named,
-            or all.
+            or all after `--controls` alone.
         split: train, validation or test.
         chips: How many chips of each seed to fabricate.
         windows: How many evenly spaced windows to score; 0 scores every byte.
@@ -147,16 +148,23 @@ def evaluate(
     from evals.controls import run_controls
     from evals.evaluate import evaluate as evaluate_runs
 
+    plain = controls == ("none",)
+    if "none" in controls and not plain:
+        raise ValueError(
+            "Argument `controls` must be `none` alone or names of controls, but is"
+            f" {' '.join(controls)}."
+        )
     # Controls are trained, and training takes all cores for one device.
-    if controls is None:
+    if plain:
         one_device_per_core()
 
     asked: dict[str, Any] = {"split": split, "n_chips": chips, "windows": windows}
     row = evaluate_runs(runs, **asked, seed=seed)
     found = None
-    if controls is not None:
+    if not plain:
         of = row.accuracy or row.bits
-        found = run_controls(runs, of=of, kinds=controls, **asked, seed=seed)
+        kinds = [name for name in controls if name != "none"]
+        found = run_controls(runs, of=of, kinds=kinds, **asked, seed=seed)
     if json:
         _print({"row": row.to_json()} | (found.to_json() if found else {}))
     else:

@@ -218,6 +218,19 @@ def test_the_command_prints_the_row(seeds, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize("named", ["None", "chance"])
+def test_controls_that_do_not_exist_are_refused(tmp_path, capsys, named):
+    with pytest.raises(SystemExit, match="2"):
+        _guarded(["evaluate", str(tmp_path / "run"), "--controls", named])
+    assert f"invalid choice '{named}'" in capsys.readouterr().err
+
+
+def test_no_controls_and_some_are_refused(tmp_path, capsys):
+    asked = ["evaluate", str(tmp_path / "run"), "--controls", "none", "removed"]
+    assert _guarded(asked) == 2
+    assert "must be `none` alone or names of controls" in capsys.readouterr().err
+
+
 def test_operations_are_counted_as_a_program_does_them():
     a, b = jnp.ones((3, 5)), jnp.ones((5, 7))
     assert operations(lambda a, b: a @ b, a, b).macs == 3 * 5 * 7
