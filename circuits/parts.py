@@ -306,10 +306,11 @@ tapped.defvjp(lambda taps, held: (tapped(taps, held), (taps, held)), _tapped_gra
 
 
 def positive(**amounts: int | float) -> None:
-    """Raises `ValueError` for the first amount that is not above zero."""
+    """Raises `ValueError` for the first amount that is not above zero and finite."""
     for name, value in amounts.items():
         if not value > 0:
             raise ValueError(f"Argument `{name}` must be positive, but is {value}.")
+        _finite(name, value)
 
 
 def not_negative(**amounts: int | float) -> None:
@@ -317,6 +318,12 @@ def not_negative(**amounts: int | float) -> None:
     for name, value in amounts.items():
         if not value >= 0:
             raise ValueError(f"Argument `{name}` must not be negative, but is {value}.")
+        _finite(name, value)
+
+
+def _finite(name: str, value: int | float) -> None:
+    if value == math.inf:
+        raise ValueError(f"Argument `{name}` must be finite, but is {value}.")
 
 
 def one_of(*known: str, **chosen: str) -> None:

@@ -92,6 +92,7 @@ class Resonator(AbstractDynamicCircuit):
         Each starts with a memory of about one period, that is a Q of about 3.
         """
         positive(n=n, period_s=period_s, state_F=state_F)
+        positive(longest=longest)
         if not 2 < shortest <= longest:
             raise ValueError(
                 "Arguments `shortest` and `longest` must be periods above 2 tokens, in"

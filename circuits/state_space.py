@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from circuits.parts import positive
 from physnn.bank import Bank
 from physnn.dynamics import AbstractDynamicCircuit
 from physnn.energy.events import Event
@@ -61,14 +62,7 @@ class GatedRC(AbstractDynamicCircuit):
         rate_max: float = 4.0,
     ):
         """`rate_max`: time constants C/g of the open gate per token."""
-        for name, value in (
-            ("n", n),
-            ("state_F", state_F),
-            ("rate_max", rate_max),
-            ("period_s", period_s),
-        ):
-            if not value > 0:
-                raise ValueError(f"Argument `{name}` must be positive, but is {value}.")
+        positive(n=n, state_F=state_F, rate_max=rate_max, period_s=period_s)
         self.n_in, self.n_out = 2 * n, n
         self.state_F, self.rate_max, self.period_s = state_F, rate_max, period_s
         self.offset = Bank(

@@ -157,6 +157,8 @@ def test_impossible_blocks_are_refused(field):
         dataclasses.replace(LookupBlock(), **{field: nothing})
     with pytest.raises(ValueError, match="`longest_memory` must be above 1 token"):
         LookupBlock(longest_memory=1.0)
+    with pytest.raises(ValueError, match="`longest_memory` must be finite"):
+        LookupBlock(longest_memory=float("inf"))
 
 
 @pytest.mark.parametrize("change", [{"levels": 0}, {"low": 1.0}, {"width": 0.0}])

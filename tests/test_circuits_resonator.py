@@ -287,6 +287,7 @@ def test_a_biquad_simulates_as_the_model_says(tmp_path):
         ({"period_s": float("nan")}, "`period_s` must be positive, but is nan"),
         ({"shortest": 2.0}, r"must be periods above 2 tokens, .* but are 2\.0 and 256"),
         ({"longest": 2.5}, r"in this order, but are 3\.0 and 2\.5"),
+        ({"longest": float("inf")}, "`longest` must be finite, but is inf"),
     ],
 )
 def test_an_impossible_bank_is_refused(changes, message):

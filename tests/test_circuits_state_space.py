@@ -7,6 +7,8 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from circuits.blocks.base import Site
+from circuits.blocks.state_space import GatedRCBlock
 from circuits.state_space import GatedRC
 from physnn.circuit import run
 from tests.helpers import PERIOD_S, PROCESS, QUIET, run_jit, totals
@@ -100,12 +102,21 @@ def test_its_tail_charges_the_capacitor_rate_max_times():
     assert counts == {"supply_charge_C": pytest.approx(expected, rel=1e-6, abs=0)}
 
 
+def test_a_memory_shorter_than_an_open_gate_is_refused():
+    site = Site(4, PROCESS, jr.key(0))
+    with pytest.raises(ValueError, match=r"above the 0.25 tokens of an open gate"):
+        GatedRCBlock(n_states=2, longest_memory=0.25).build(site)
+    steer = GatedRCBlock(n_states=2, longest_memory=0.26).build(site).inputs.offset
+    assert np.all(np.isfinite(steer.value))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"state_F": -1e-15}, "`state_F` must be positive, but is -1e-15"),
         ({"state_F": float("nan")}, "`state_F` must be positive, but is nan"),
         ({"rate_max": 0.0}, "`rate_max` must be positive, but is 0.0"),
+        ({"rate_max": float("inf")}, "`rate_max` must be finite, but is inf"),
         ({"period_s": 0.0}, "`period_s` must be positive, but is 0.0"),
         ({"n": 0}, "`n` must be positive, but is 0"),
     ],

@@ -14,7 +14,7 @@ from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.blocks.state_space import GatedRCBlock
 from circuits.converters import Dac, SarConverter
 from circuits.mac import ChargeMac
-from circuits.parts import AutomaticGain
+from circuits.parts import AutomaticGain, positive
 from circuits.rom import EmbeddingRom
 from circuits.winner import WinnerTakeAll
 from physnn.energy.events import Event, adc_event, token_events
@@ -56,6 +56,7 @@ class PhysicalConfig:
                     f"Argument `{name}` must be at least 1, but is"
                     f" {getattr(self, name)}."
                 )
+        positive(period_s=self.period_s)
         if not self.layer:
             raise ValueError("Argument `layer` must hold a block, but is empty.")
 

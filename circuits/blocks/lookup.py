@@ -47,6 +47,7 @@ class LookupBlock:
             n_tables=self.n_tables,
             n_taps=self.n_taps,
             width=self.width,
+            longest_memory=self.longest_memory,
         )
         if not self.longest_memory > 1:
             raise ValueError(

@@ -34,6 +34,11 @@ class GatedRCBlock:
     def build(self, site: Site) -> GatedMixer:
         n = self.n_states
         cell = GatedRC(n, period_s=site.period_s)
+        if self.longest_memory * cell.rate_max <= 1:
+            raise ValueError(
+                f"Argument `longest_memory` must be above the {1 / cell.rate_max:g}"
+                f" tokens of an open gate, but is {self.longest_memory}."
+            )
         steer = log_spaced_sigmoid_bias(
             n, fastest=0.3, slowest=1 / (cell.rate_max * self.longest_memory)
         )
