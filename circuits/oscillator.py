@@ -143,9 +143,9 @@ class PhaseOscillators(AbstractDynamicCircuit):
         not_negative(second_harmonic=second_harmonic)
         one_of("dense", "local", "sparse", "none", coupling=coupling)
         one_of("clock", "ring", reference=reference)
-        if not shape or not any(shape[0]):
+        if not shape or not any(shape[0]) or not np.all(np.isfinite(shape)):
             raise ValueError(
-                f"Argument `shape` must begin with a first harmonic, but is {shape}."
+                f"Argument `shape` must be finite, its first not 0, but is {shape}."
             )
         if n == 1:
             coupling = "none"
@@ -186,10 +186,10 @@ class PhaseOscillators(AbstractDynamicCircuit):
         """Who pulls each ring outside the pool: indices `(couplers, n)`."""
         return sources(self.coupling, self.n, self.degree, self.seed)
 
-    def segment(self, index: int) -> "PhaseOscillators":
-        """The network with the couplings of one segment, for the whole token."""
-        only = (self.couplings[index],)
-        return eqx.tree_at(lambda cell: cell.couplings, self, only)
+    def parts(self) -> tuple["PhaseOscillators", ...]:
+        """The network with the couplings of each segment, one after the other."""
+        alone = lambda bank: eqx.tree_at(lambda cell: cell.couplings, self, (bank,))
+        return tuple(map(alone, self.couplings)) or (self,)
 
     def at(self, process: Process) -> "PhaseOscillators":
         """The network at an operating point: rings and couplers run at its rates."""
@@ -309,7 +309,7 @@ class PhaseOscillators(AbstractDynamicCircuit):
         if len(self.couplings) > 1:
             raise ValueError(
                 "A network must have one segment to be one differential equation, but"
-                f" has {len(self.couplings)}: take one with `segment`."
+                f" has {len(self.couplings)}: take one of its `parts`."
             )
         return self.at(process).rates()[0](v, process.rate * x) / self.period_s
 

@@ -49,6 +49,13 @@ class AbstractDynamicCircuit(AbstractCircuit[Float[Array, "*batch states"]]):
     ) -> Float[Array, "*batch states"]:
         """Standard deviation of each state's own noise [1/sqrt(s)]."""
 
+    def parts(self) -> tuple["AbstractDynamicCircuit", ...]:
+        """Equations that hold one after the other, each for an equal part of a token.
+
+        Their states, inputs and period are those of the circuit.
+        """
+        return (self,)
+
     @abc.abstractmethod
     def read(
         self,
@@ -203,22 +210,25 @@ def solve_token(
     else:
         controller = dfx.PIDController(rtol=solver.rtol, atol=solver.atol)
         dt0, max_steps = None, solver.max_steps
-    solution = dfx.diffeqsolve(
-        terms,
-        SOLVERS[solver.name][0](),
-        t0=0.0,
-        t1=1.0,
-        dt0=dt0,
-        y0=v,
-        args=(circuit, x, process),
-        stepsize_controller=controller,
-        adjoint=ADJOINTS[solver.adjoint](),
-        max_steps=max_steps,
-        throw=False,
-    )
-    assert solution.ys is not None
-    solved = solution.result == dfx.RESULTS.successful
-    return jnp.where(solved, solution.ys[0], jnp.nan)
+    parts = circuit.parts()
+    for i, part in enumerate(parts):
+        solution = dfx.diffeqsolve(
+            terms,
+            SOLVERS[solver.name][0](),
+            t0=i / len(parts),
+            t1=(i + 1) / len(parts),
+            dt0=dt0,
+            y0=v,
+            args=(part, x, process),
+            stepsize_controller=controller,
+            adjoint=ADJOINTS[solver.adjoint](),
+            max_steps=max_steps,
+            throw=False,
+        )
+        assert solution.ys is not None
+        solved = solution.result == dfx.RESULTS.successful
+        v = jnp.where(solved, solution.ys[0], jnp.nan)
+    return v
 
 
 def integrated(model: PyTree, solver: SolverConfig) -> PyTree:

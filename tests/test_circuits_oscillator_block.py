@@ -1,7 +1,8 @@
-"""The block of oscillators: regime, controls, bill, netlist."""
+"""The block of oscillators: regime, operations, controls, bill, netlist."""
 
 import dataclasses
 import math
+import tomllib
 from typing import Any
 
 import jax
@@ -16,7 +17,9 @@ from circuits.blocks.oscillator import OscillatorBlock
 from circuits.oscillator import PhaseOscillators
 from circuits.oscillator_regime import REGIME
 from circuits.restarted import Restarted
+from circuits.stuart_landau import StuartLandau
 from physnn.circuit import run
+from physnn.configs import find_config
 from physnn.diagnose import judged, limits_of
 from tests.helpers import (
     PERIOD_S,
@@ -24,7 +27,7 @@ from tests.helpers import (
     QUIET,
     run_jit,
 )
-from train.experiment import ConfigError, from_table
+from train.experiment import ConfigError, from_table, to_table
 
 
 def test_a_block_starts_in_the_computing_regime():
@@ -115,6 +118,13 @@ def test_supply_is_billed_for_couplers_and_restart():
         ({"drive_rate": math.nan}, "`drive_rate` must be positive, but is nan"),
         ({"second_harmonic": -1.0}, "`second_harmonic` must not be negative"),
         ({"n_taps": 0}, "`n_taps` must be positive, but is 0"),
+        ({"growth": -1.0}, "`growth` must not be negative"),
+        ({"growth": 2.0, "n_pool": 3}, "`n_pool` must be left out where amplitudes"),
+        ({"shape": "triangle", "harmonics": ((1.0, 0.0),)}, "`shape` must be left out"),
+        ({"harmonics": ((0.0, 0.0),)}, "must be finite, its first not 0"),
+        ({"harmonics": ((1.0, math.nan),)}, "must be finite, its first not 0"),
+        ({"cycles": math.inf}, "`cycles` must be finite, but is inf"),
+        ({"second_harmonic": math.inf}, "`second_harmonic` must be finite"),
     ],
 )
 def test_an_impossible_block_is_refused(changes, message):
@@ -138,6 +148,75 @@ def test_the_netlist_of_a_block_has_every_ring_and_coupler():
     assert [port for port in netlist.ports if "segment" in port] == [
         f"cell_segment{k}" for k in range(3)
     ]
+
+
+def test_a_step_takes_two_products_and_no_sine_of_a_pair():
+    n = 50
+
+    def operations(n, **changes):
+        cell = PhaseOscillators(n, period_s=PERIOD_S, key=jr.key(0), **changes)
+        rate = cell.rates()[0]
+        theta, x = jnp.zeros((3, n)), jnp.zeros((3, 2 * n))
+        jaxpr = jax.make_jaxpr(rate)(theta, x).jaxpr
+        return [
+            (inner.primitive.name, max(out.aval.size for out in inner.outvars))
+            for equation in jaxpr.eqns
+            for inner in _within(equation)
+        ]
+
+    found = operations(n)
+    assert [name for name, _ in found].count("dot_general") == 2
+    assert max(size for _, size in found) < n * n, "rates of rings, never of pairs"
+    alone = operations(n, coupling="none")
+    assert "dot_general" not in [name for name, _ in alone]
+
+
+def _within(equation):
+    """An equation of a jaxpr, or those of the functions that it calls."""
+    inside = [
+        inner
+        for value in equation.params.values()
+        for inner in [getattr(value, "jaxpr", value)]
+        if hasattr(inner, "eqns")
+    ]
+    if not inside:
+        return [equation]
+    return [one for each in inside for inner in each.eqns for one in _within(inner)]
+
+
+def read(fields):
+    """An experiment on oscillators, and its block, as a file gives them."""
+    layer = {"kind": "oscillator", "n": 5} | fields
+    experiment = from_table({"model": {"kind": "physical", "layer": [layer]}})
+    model: Any = experiment.model
+    return experiment, model.layer[0]
+
+
+def test_amplitudes_are_a_field_of_the_config_away():
+    config = read({"growth": 3.0})[1]
+    block: Any = config.build(Site(4, PROCESS, jr.key(0)))
+    cell = block.cell.circuit
+    assert isinstance(cell, StuartLandau)
+    # Without a drive a ring grows from a tenth by the law of Landau.
+    y = block.cell.apply(jnp.zeros((2, 10)), process=QUIET, key=jr.key(0))
+    alone: Any = config.without_mechanism().build(Site(4, PROCESS, jr.key(0)))
+    free = alone.cell.apply(jnp.zeros((2, 10)), process=QUIET, key=jr.key(0))
+    grown = 1 / math.sqrt(1 + (1 / 0.1**2 - 1) * math.exp(-2 * 3.0))
+    np.testing.assert_allclose(free[:, 5:], grown / 2, rtol=1e-4)
+    np.testing.assert_allclose(free[:, :5], 0, atol=1e-5)
+    assert np.all(np.abs(y - free)[:, 5:] > 1e-4), "couplings act"
+    assert config.without_mechanism().without_mechanism() == GatedUnitBlock(
+        n_hidden=10, n_taps=16
+    )
+
+
+def test_a_measured_coupling_is_a_field_of_the_config_away():
+    card = tomllib.loads(find_config("cells", "sky130").read_text())
+    measured = card["ring"]["coupling"]["shape"]
+    experiment, config = read({"harmonics": measured})
+    assert from_table(to_table(experiment)) == experiment
+    block: Any = config.build(Site(4, PROCESS, jr.key(0)))
+    assert block.cell.circuit.shape == tuple(map(tuple, measured))
 
 
 @pytest.mark.parametrize("field", ["coupling", "shape", "reference"])

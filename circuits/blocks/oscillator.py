@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -12,8 +12,20 @@ from circuits.blocks.gated_mixer import GatedMixer
 from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.oscillator import PhaseOscillators
 from circuits.oscillator_parts import SINE, TRIANGLE, Coupling
-from circuits.parts import positive
+from circuits.parts import not_negative, positive
 from circuits.restarted import Restarted
+from circuits.stuart_landau import StuartLandau
+
+# What oscillators with amplitudes do not have.
+PHASES_ALONE = (
+    "n_hidden",
+    "n_pool",
+    "n_segments",
+    "second_harmonic",
+    "shape",
+    "harmonics",
+    "reference",
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,12 @@ class OscillatorBlock:
     drive_rate: float = 6.0  # pull of a full-scale input [rad/token]
     second_harmonic: float = 0.0  # locking to 0 or pi [rad/token]
     shape: Literal["sine", "triangle"] = "sine"
+    # Of a measured coupling, `(sine, cosine)` each, as a card of rings has them under
+    # `shape`; none: it is the named one.
+    harmonics: tuple[tuple[float, float], ...] = ()
+    growth: float = (
+        0.0  # of amplitudes that start at a tenth [1/token]; 0: phases alone
+    )
     reference: Literal["clock", "ring"] = "clock"
     cycles: float = 8.0  # of a ring per token
     ring_F: float = 22e-15  # what a ring switches per cycle: its energy and noise
@@ -54,28 +72,22 @@ class OscillatorBlock:
 
     def __post_init__(self):
         positive(n=self.n, n_taps=self.n_taps, longest_memory=self.longest_memory)
+        not_negative(growth=self.growth)
+        if self.harmonics and self.shape != "sine":
+            raise ValueError(
+                "Argument `shape` must be left out where `harmonics` are given, but is"
+                f" {self.shape}."
+            )
+        for name in PHASES_ALONE if self.growth else ():
+            value = getattr(self, name)
+            if value != getattr(OscillatorBlock, name):
+                raise ValueError(
+                    f"Argument `{name}` must be left out where amplitudes grow"
+                    f" (`growth` {self.growth}), but is {value}."
+                )
 
     def build(self, site: Site) -> GatedMixer:
-        cell = PhaseOscillators(
-            self.n,
-            period_s=site.period_s,
-            key=site.stream("cell"),
-            coupling=self.coupling,
-            degree=self.degree,
-            n_hidden=self.n_hidden,
-            n_pool=self.n_pool,
-            n_segments=self.n_segments,
-            n_steps=self.n_steps,
-            bits=site.weight_bits,
-            coupling_rate=self.coupling_rate,
-            drive_rate=self.drive_rate,
-            second_harmonic=self.second_harmonic,
-            shape=SINE if self.shape == "sine" else TRIANGLE,
-            reference=self.reference,
-            cycles=self.cycles,
-            ring_F=self.ring_F,
-            seed=self.wiring_seed,
-        )
+        cell = self._cell(site)
         return GatedMixer(
             cell if self.persistent else Restarted(cell),
             site,
@@ -84,7 +96,34 @@ class OscillatorBlock:
             windows=recent_windows(self.n_taps, site.width),
         )
 
-    def _hold(self, cell: PhaseOscillators) -> Float[Array, " n_in"]:
+    def _cell(self, site: Site) -> PhaseOscillators | StuartLandau:
+        common: dict[str, Any] = {
+            "period_s": site.period_s,
+            "key": site.stream("cell"),
+            "coupling": self.coupling,
+            "degree": self.degree,
+            "n_steps": self.n_steps,
+            "bits": site.weight_bits,
+            "coupling_rate": self.coupling_rate,
+            "drive_rate": self.drive_rate,
+            "cycles": self.cycles,
+            "ring_F": self.ring_F,
+            "seed": self.wiring_seed,
+        }
+        if self.growth:
+            return StuartLandau(self.n, growth=self.growth, **common)
+        return PhaseOscillators(
+            self.n,
+            n_hidden=self.n_hidden,
+            n_pool=self.n_pool,
+            n_segments=self.n_segments,
+            second_harmonic=self.second_harmonic,
+            shape=self.harmonics or (SINE if self.shape == "sine" else TRIANGLE),
+            reference=self.reference,
+            **common,
+        )
+
+    def _hold(self, cell: PhaseOscillators | StuartLandau) -> Float[Array, " n_in"]:
         """A constant injection in phase: what it pulls back to the reference forgets.
 
         Log-spaced over the rings, so that they remember from half a token to the
