@@ -1,24 +1,31 @@
 """Equilibrium: a passive RC network with saturating feedback that settles."""
 
 import math
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from circuits import equilibrium_cells
+from circuits.equilibrium_parts import (
+    Nodes,
+    buffers,
+    few_signs,
+    figures,
+    pull_bound,
+    settling_map,
+    turning,
+)
 from circuits.parts import one_of
 from physnn.bank import Bank
 from physnn.dynamics import AbstractDynamicCircuit
-from physnn.equilibrium import FixedPointConfig, fixed_point, residual, solve
+from physnn.equilibrium import FixedPointConfig, fixed_point, solve
 from physnn.export.netlist import Netlist
 from physnn.keys import stream
-from physnn.materialized import materialized
 from physnn.noise import coupled, is_zero, rms, thermal_noise, white
 from physnn.process import Process
 
@@ -27,17 +34,6 @@ UNIT_M2 = 0.1e-12
 PAIR_M2 = 1e-12
 # The weakest input conductance, in units.
 DRIVE_MIN = 0.5
-
-
-class Nodes(NamedTuple):
-    """A network in one process: T·dv/dt = rate·(d·x + s(v) @ g − load·v), in units."""
-
-    g: Float[Array, "n n"]  # coupling from node (row) to node (column), signed
-    d: Float[Array, " n"]  # input conductance
-    load: Float[Array, " n"]  # all conductance at a node
-    rate: Float[Array, " n"]  # unit conductances of C/T
-    offset: Float[Array, "*moving n"]  # of a buffer [full scale]
-    reach: Float[Array, ""]  # output at which a buffer saturates [full scale]
 
 
 class SettlingNetwork(AbstractDynamicCircuit):
@@ -66,18 +62,28 @@ class SettlingNetwork(AbstractDynamicCircuit):
     it is largest, C d|δ_i|/dt ≤ G_i·(Σ|g_ji| − L_i)·|δ_i| ≤ −G_i·d_i·|δ_i|, so it falls
     at least as fast as e^(−n_settle·d) in a token. No coupling can change this.
 
+    That is the load which n couplings of any sign take in step. A `coupler` that is a
+    `transconductor` drives and does not load. Then L_i = d_i + (1 + m)·`strength` +
+    g_leak/G_i, and one current for all couplings scales them down where ½·(λ + |g|)
+    would exceed `strength`: |g| their norm, λ the largest eigenvalue of the symmetric
+    part, as what is antisymmetric, a gyrator, takes no power (in `equilibrium`: |g|).
+    Two solutions then approach each other in the norm Σ_i δ_i²/G_i, by e^(−G_i·d_i·T/C)
+    in a token at least: in the design; `diagnose` says what mismatch takes of m.
+
     The thermal noise of all conductance at a node has the variance kT/C there, and
     reaches the others as far as it is slower than they are: to first order in the
     coupling half of its power does, so half of it is one draw inside the solve, held
     while it settles, and half is added to the sample. `transient` draws in every step.
+    Transconductors add noise as conductances of their size do, which load nothing.
 
     Assumes: linear conductances; buffers much faster than C/G; in `equilibrium` that a
     token is long enough, `diagnose` says what is left. Does not model: noise and output
     resistance of the buffers beyond the process's `thermal_noise`.
 
     References: Hopfield 1984, DOI 10.1073/pnas.81.10.3088; Bai, Kolter & Koltun 2019,
-    "Deep equilibrium models", arXiv 1909.01377; the norm, Davydov, Jafarpour & Bullo
-    2022, "Non-Euclidean contraction theory", DOI 10.1109/TAC.2022.3183966.
+    "Deep equilibrium models", arXiv 1909.01377; the norms, Davydov, Jafarpour & Bullo
+    2022, "Non-Euclidean contraction theory", DOI 10.1109/TAC.2022.3183966; free
+    antisymmetric parts, Winston & Kolter 2020, arXiv 2006.08591.
     """
 
     coupling: Bank | None
@@ -86,10 +92,12 @@ class SettlingNetwork(AbstractDynamicCircuit):
     n_in: int = eqx.field(static=True)
     n_out: int = eqx.field(static=True)
     mode: Literal["equilibrium", "transient"] = eqx.field(static=True)
+    coupler: Literal["resistor", "transconductor"] = eqx.field(static=True)
     margin: float = eqx.field(static=True)
     n_settle: float = eqx.field(static=True)
     longest_memory: float = eqx.field(static=True)
     strength: float = eqx.field(static=True)
+    degree: int = eqx.field(static=True)
     n_steps: int = eqx.field(static=True)
     state_F: float = eqx.field(static=True)
     solver: FixedPointConfig = eqx.field(static=True)
@@ -108,6 +116,7 @@ class SettlingNetwork(AbstractDynamicCircuit):
         period_s: float,
         key: Key[Array, ""],
         mode: Literal["equilibrium", "transient"] = "equilibrium",
+        coupler: Literal["resistor", "transconductor"] = "resistor",
         degree: int = 4,
         strength: float = 2.0,
         margin: float = 0.1,
@@ -120,7 +129,9 @@ class SettlingNetwork(AbstractDynamicCircuit):
     ):
         """`degree`: couplings of a node that are not zero at the start; 0: never any.
 
-        `strength`: Σ|g| of a node at the start [input conductances]; `margin`: m;
+        Transconductors start in random groups of that size, orthogonal or in time skew.
+        `strength`: Σ|g| of a node at the start [input conductances], of transconductors
+        the bound that always holds; `margin`: m;
         `n_settle`: units of time C/G of the fastest node in a token; `longest_memory`:
         of the slowest node at the start [tokens], 0 is that of the fastest; `n_steps`:
         of a token in mode `transient`; `state_F`: C [F].
@@ -133,14 +144,22 @@ class SettlingNetwork(AbstractDynamicCircuit):
                     f"Argument `{name}` must be positive and finite, but is {value}."
                 )
         one_of("equilibrium", "transient", mode=mode)
+        one_of("resistor", "transconductor", coupler=coupler)
         if not 0 <= degree <= n:
             raise ValueError(
                 f"Argument `degree` must be from 0 to the {n} nodes, but is {degree}."
             )
+        if (coupler, mode, degree) == ("transconductor", "transient", 1):
+            raise ValueError(
+                "Argument `degree` must be 0, or 2 or more nodes that turn, but is 1."
+            )
         self.n_in = self.n_out = n
-        self.mode, self.margin, self.n_settle = mode, margin, n_settle
-        self.longest_memory, self.n_steps = longest_memory, n_steps
-        self.strength = strength if degree else 0.0
+        self.mode, self.coupler, self.margin = mode, coupler, margin
+        self.n_settle, self.n_steps = n_settle, n_steps
+        self.longest_memory = longest_memory
+        # Transconductors leave the load that their nodes have for them.
+        loaded = degree or coupler == "transconductor"
+        self.strength, self.degree = (strength if loaded else 0.0), degree
         self.state_F, self.solver, self.period_s = state_F, solver, period_s
         fastest = 1 / (n_settle * self.start_load())
         if longest_memory and not fastest <= longest_memory < math.inf:
@@ -150,7 +169,12 @@ class SettlingNetwork(AbstractDynamicCircuit):
             )
         self.coupling = None
         if degree:
-            g = (strength / degree) * _few_signs(n, degree, key)
+            top = 4.0
+            if coupler == "resistor":
+                g = (strength / degree) * few_signs(n, degree, key)
+            else:
+                g = turning(n, degree, key, skew=mode == "transient")
+                g, top = g * (strength / self._pull(g)), max(top, 4 * strength)
             self.coupling = Bank(
                 g,
                 kind="current",
@@ -160,8 +184,8 @@ class SettlingNetwork(AbstractDynamicCircuit):
                 bits=bits,
                 # Few are large: the largest is no outlier to be cut.
                 clip_sigma=max(math.sqrt(n), 1.0),
-                low=-4.0,
-                high=4.0,
+                low=-top,
+                high=top,
                 lines=equilibrium_cells.tails(self._rates(), state_F, period_s),
             )
         self.drive = Bank(
@@ -192,29 +216,39 @@ class SettlingNetwork(AbstractDynamicCircuit):
         n, rate = self.n_out, process.rate * self.rates()
         d = jnp.maximum(self.drive.realized(), DRIVE_MIN / 2)  # none is negative
         g = jnp.zeros((n, n)) if self.coupling is None else self.coupling.realized()
+        if self.coupling is not None and self.coupler == "transconductor":
+            pull = self._pull(self.coupling.nominal())
+            g = g * (self.strength / jnp.maximum(pull, self.strength))
         leak = process.node_leakage_S * self.period_s / (self.state_F * rate)
         reach = jnp.asarray(process.linear_range(), d.dtype)
-        return Nodes(g, d, self.load(g, d) + leak, rate, self.offset.realized(), reach)
+        load = self.load(g, d) + leak
+        noise = jnp.ones_like(load)
+        if self.coupler == "transconductor":
+            noise = jax.lax.stop_gradient(1 + jnp.sum(jnp.abs(g), axis=0) / load)
+        return Nodes(g, d, load, rate, self.offset.realized(), reach, noise)
 
-    def start_spread(self) -> Float[Array, " n"]:
-        """Of a token's nodes at the start, for inputs that change, over slow ones."""
-        if self.mode == "equilibrium":
-            return jnp.ones(self.n_out)
-        left = jnp.exp(-self.rates() * self.start_load())
-        return jnp.sqrt((1 - left) / (1 + left))
+    def _pull(self, g) -> Float[Array, ""]:
+        return pull_bound(g, at_rest=self.mode == "equilibrium")
 
     def start_load(self) -> float:
         """Conductance at a node at the start, over that of its input."""
         return 1 + (1 + self.margin) * self.strength
 
     def load(self, g, d):
-        """All trained conductance at a node: of its input, and of its couplings."""
+        """Conductance at a node but its leak: of its input and for its couplings."""
+        if self.coupler == "transconductor":
+            return d + (1 + self.margin) * self.strength
         # Not `abs`: at 0 its slope in JAX is 1, this one's is 0.
         return d + (1 + self.margin) * jnp.sum(g * jnp.sign(g), axis=0)
 
     def contraction(self, process: Process) -> Float[Array, ""]:
-        """The constant of the fixed-point map: the largest Σ|g| / L of a node."""
+        """What couplings take of the load, at most: below 1 it contracts.
+
+        Of resistors it is the constant of the fixed-point map, the largest Σ|g| / L.
+        """
         nodes = self.nodes(process)
+        if self.coupler == "transconductor":
+            return self._pull(nodes.g) / jnp.min(nodes.load)
         return jnp.max(jnp.sum(jnp.abs(nodes.g), axis=0) / nodes.load)
 
     def init_state(self, batch_shape=()):
@@ -223,7 +257,7 @@ class SettlingNetwork(AbstractDynamicCircuit):
     def drift(self, v, x, *, process):
         nodes = self.nodes(process)
         x = coupled(x, process=process)
-        pull = nodes.d * x + _buffers(v, nodes) @ nodes.g - nodes.load * v
+        pull = nodes.d * x + buffers(v, nodes) @ nodes.g - nodes.load * v
         return nodes.rate * pull / self.period_s
 
     def diffusion(self, v, x, *, process):
@@ -231,7 +265,8 @@ class SettlingNetwork(AbstractDynamicCircuit):
         nodes = self.nodes(process)
         fastest = nodes.rate * nodes.load / self.period_s
         # Fluctuation-dissipation: alone, a node has kT/C at any conductance.
-        spread = rms(2 * fastest * process.thermal_variance(self.state_F))
+        each = nodes.noise * process.thermal_variance(self.state_F)
+        spread = rms(2 * fastest * each)
         return jnp.broadcast_to(spread, v.shape).astype(v.dtype)
 
     def read(self, v, x, *, process):
@@ -249,7 +284,8 @@ class SettlingNetwork(AbstractDynamicCircuit):
 
     def equilibrium(self, x, *, process: Process, key: Key[Array, ""]):
         """The fixed points of inputs `(*batch, n)`, under one noise draw each."""
-        nodes, half = self.nodes(process), process.thermal_variance(self.state_F) / 2
+        nodes = self.nodes(process)
+        half = nodes.noise * process.thermal_variance(self.state_F) / 2
         weight, target, *buffers = self.problem(x, nodes)
         forced = stream(key, "forcing")
         target = thermal_noise(target, half, process=process, key=forced)
@@ -281,7 +317,8 @@ class SettlingNetwork(AbstractDynamicCircuit):
         if is_zero(process.thermal_noise):
             return None
         decay = jax.lax.stop_gradient(nodes.rate * nodes.load) / self.n_steps
-        spread = rms(process.thermal_variance(self.state_F) * -jnp.expm1(-2 * decay))
+        each = nodes.noise * process.thermal_variance(self.state_F)
+        spread = rms(each * -jnp.expm1(-2 * decay))
         return spread * white(stream(key, "steps"), (*shape, self.n_out))
 
     def step(self, state, x, *, process, key):
@@ -350,48 +387,10 @@ class SettlingNetwork(AbstractDynamicCircuit):
 
     def diagnose(self, xs, *, process, key):
         """Did it settle? Where `not settled` is above 0, give it more `max_steps`."""
-        nodes = self.nodes(process)
-        figures = {"contraction": self.contraction(process)}
-        if self.mode == "equilibrium":
-            solution = self.solution(xs, nodes)
-            v = solution.value
-            left = residual(settling_map, v, self.problem(xs, nodes))
-            settled = left <= self.solver.tolerance  # not so for a NaN
-            figures["residual"] = jnp.max(left)
-            figures["not settled"] = jnp.mean((~settled).astype(v.dtype))
-            figures["iterations"] = jnp.asarray(solution.stats["num_steps"], v.dtype)
-            # The contraction in time, over a token.
-            figures["left after a token"] = jnp.exp(-jnp.min(nodes.rate * nodes.d))
-        else:
-            start = self.init_state(xs.shape[1:-1])
-            _, v = self.scan(start, xs, process=process, key=key)
-            failed = jnp.any(~jnp.isfinite(v), axis=-1)
-            figures["not a number"] = jnp.mean(failed.astype(v.dtype))
-        figures["drive of buffers"] = jnp.sqrt(jnp.mean(jnp.square(v))) / nodes.reach
-        pull = _buffers(v, nodes) @ nodes.g
-        own = jnp.sqrt(jnp.mean(jnp.square(nodes.d * xs))) + 1e-12
-        figures["feedback / input"] = jnp.sqrt(jnp.mean(jnp.square(pull))) / own
-        return figures
+        return figures(self, xs, process=process, key=key)
 
     def events(self, process, *, period_s):
         return equilibrium_cells.events(self, process, period_s=period_s)
 
     def netlist(self, process, *, name) -> Netlist:
         return equilibrium_cells.network(self, process, name)
-
-
-def _buffers(v, nodes: Nodes):
-    return nodes.reach * jnp.tanh((v + nodes.offset) / nodes.reach)
-
-
-def settling_map(v, args):
-    """v ↦ s(v) @ W + target: what the nodes are pulled to."""
-    weight, target, offset, reach = args
-    return materialized(reach * jnp.tanh((v + offset) / reach) @ weight) + target
-
-
-def _few_signs(n: int, degree: int, key: Key[Array, ""]) -> Float[Array, "n n"]:
-    """A matrix of ±1 with `degree` entries in each column, all others zero."""
-    order = jnp.argsort(jr.uniform(stream(key, "wiring"), (n, n)), axis=0)
-    signs = jr.rademacher(stream(key, "signs"), (n, n), jnp.float32)
-    return jnp.where(order < degree, signs, 0.0)

@@ -1,5 +1,6 @@
 """Cells and events of a settling network."""
 
+import math
 from typing import TYPE_CHECKING
 
 import jax
@@ -42,12 +43,15 @@ def events(
     """What a token costs: tails of all conductances, nodes, buffers, stored bits.
 
     A conductance G is a linearized transconductor in feedback whose tail G·2nU_T flows
-    all the time, signal or not, as long as a token lasts, in both halves.
+    all the time, signal or not, as long as a token lasts, in both halves. So does that
+    of a coupling that loads nothing.
     """
     n, bank = circuit.n_out, circuit.coupling
-    load = jnp.full(n, circuit.start_load())  # known by shapes alone
+    # Known by shapes alone.
+    load = jnp.full(n, circuit.start_load() + _start_driven(circuit))
     if not isinstance(circuit.drive.value, jax.ShapeDtypeStruct):
-        load = jax.lax.stop_gradient(circuit.nodes(process).load)
+        nodes = jax.lax.stop_gradient(circuit.nodes(process))
+        load = nodes.load * nodes.noise
     conductance = jnp.sum(load * circuit.rates()) * circuit.state_F  # G·T
     tails = 2 * conductance * process.linear_range() * process.swing_V
     nodes = 2 * n * circuit.state_F * process.swing_V
@@ -67,6 +71,15 @@ def events(
             Event("stored_bit_s", stored * period_s, "couplings"),
         ]
     return tuple(found)
+
+
+def _start_driven(circuit: "SettlingNetwork") -> float:
+    """Conductance of the couplings of a node at the start that load nothing."""
+    if circuit.coupler == "resistor" or not circuit.degree:
+        return 0.0
+    # Entries of a random orthogonal matrix, at twice the bound where it is skew.
+    size = circuit.strength * (2 if circuit.mode == "transient" else 1)
+    return size * max(math.sqrt(2 * circuit.degree / math.pi), 1.0)
 
 
 def _cell_m2(bank: Bank) -> float:
@@ -119,8 +132,11 @@ class _Wiring:
         # Of one unit [ohm]: T / (rate·C).
         self.unit_ohm = circuit.period_s / (np.asarray(nodes.rate) * circuit.state_F)
         self.margin = circuit.margin
-        self.node = _node(circuit, process, f"{name}_node")
-        self.coupling = _coupling(f"{name}_coupling")
+        self.loads = circuit.coupler == "resistor"
+        # What a node holds ready for couplings that load nothing themselves.
+        self.rest = 0.0 if self.loads else (1 + circuit.margin) * circuit.strength
+        self.node = _node(circuit, process, f"{name}_node", rest=self.rest > 0)
+        self.coupling = (_coupling if self.loads else _driver)(f"{name}_coupling")
 
     def ports(self, nodes) -> tuple[str, ...]:
         return cells.halves(*(f"x{i}" for i in nodes), *(f"y{i}" for i in nodes))
@@ -137,7 +153,12 @@ class _Wiring:
                 {
                     "input_ohm": float(self.unit_ohm[i] / self.d[i]),
                     "offset": float(self.offset[i]),
-                },
+                }
+                | (
+                    {"rest_ohm": float(self.unit_ohm[i] / self.rest)}
+                    if self.rest
+                    else {}
+                ),
             )
             for i in nodes
         ]
@@ -151,12 +172,16 @@ class _Wiring:
             source = cells.halves(f"s{j}")[:: 1 if g > 0 else -1]
             ohm = float(self.unit_ohm[i] / abs(g))
             values = {"through_ohm": ohm, "load_ohm": ohm / self.margin}
+            if not self.loads:
+                values = {"drive_siemens": 1 / ohm}
             nets = (*source, *cells.halves(f"v{i}"), "ref")
             instances.append(Instance(f"g{j}_{i}", self.coupling, nets, values))
         return instances
 
 
-def _node(circuit: "SettlingNetwork", process: Process, name: str) -> Netlist:
+def _node(
+    circuit: "SettlingNetwork", process: Process, name: str, *, rest: bool
+) -> Netlist:
     devices = []
     for half in "pn":
         x, v, y = f"x{half}", f"v{half}", f"y{half}"
@@ -167,6 +192,9 @@ def _node(circuit: "SettlingNetwork", process: Process, name: str) -> Netlist:
             ),
             Device(f"follower_{half}", "voltage", (y, "ref"), law=f"v({v}, ref)"),
         ]
+        if rest:
+            held = {"resistance_ohm": "rest_ohm"}
+            devices.append(Device(f"rest_{half}", "resistor", (v, "ref"), held))
         if process.node_leakage_S > 0:
             leak = {"resistance_ohm": 1 / process.node_leakage_S}
             devices.append(Device(f"leak_{half}", "resistor", (v, "ref"), leak))
@@ -179,7 +207,12 @@ def _node(circuit: "SettlingNetwork", process: Process, name: str) -> Netlist:
         parameters={
             "input_ohm": Parameter(1e6, "ohm", "one over the trained conductance"),
             "offset": Parameter(0.0, "full scale", "trained offset of the buffer"),
-        },
+        }
+        | (
+            {"rest_ohm": Parameter(1e6, "ohm", "load for couplings without their own")}
+            if rest
+            else {}
+        ),
         notes="C dv/dt = (x - v) / R + what couplings bring; s = r tanh((v + o) / r).",
     )
 
@@ -208,6 +241,25 @@ def _coupling(name: str) -> Netlist:
     )
 
 
+def _driver(name: str) -> Netlist:
+    devices = [
+        Device(
+            f"drive_{half}",
+            "transconductance",
+            ("ref", f"v{half}", f"s{half}", "ref"),
+            {"transconductance_S": "drive_siemens"},
+        )
+        for half in "pn"
+    ]
+    return Netlist(
+        name,
+        (*cells.halves("s", "v"), "ref"),
+        tuple(devices),
+        parameters={"drive_siemens": Parameter(1e-6, "S", "the trained conductance")},
+        notes="A coupling that drives its node and does not load it.",
+    )
+
+
 def _bench(circuit: "SettlingNetwork", process: Process, name: str, tile):
     """Inputs held: for a token, or until the slowest node is at its equilibrium."""
     n = len(tile)
@@ -220,6 +272,7 @@ def _bench(circuit: "SettlingNetwork", process: Process, name: str, tile):
         load=circuit.load(g, d) + leak[:n],
         rate=whole.rate[:n],
         offset=whole.offset[:n],
+        noise=whole.noise[:n],
     )
     xs = np.zeros((6, n), np.float32)
     xs[1:] = cells.trial_vectors((5, n))

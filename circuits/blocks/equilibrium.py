@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from circuits.blocks.base import Site
 from circuits.blocks.gated_mixer import GatedMixer
@@ -32,6 +33,8 @@ class EquilibriumBlock:
     n_settle: float = 12.0  # time constants of the fastest node in a token
     longest_memory: float = 0.0  # of the slowest node at the start [tokens]; 0: none
     n_steps: int = 2  # steps per token in mode transient
+    # What couples: loads its node as much as it drives it, or drives alone.
+    coupler: Literal["resistor", "transconductor"] = "resistor"
     degree: int = 4  # couplings of a node that are not zero at the start; 0: none
     strength: float = 2.0  # of all couplings of a node at the start, over its input
     margin: float = 0.1  # load beside a coupling, over the coupling
@@ -54,6 +57,7 @@ class EquilibriumBlock:
             period_s=site.period_s,
             key=site.stream("cell"),
             mode=self.mode,
+            coupler=self.coupler,
             degree=self.degree,
             strength=self.strength,
             margin=self.margin,
@@ -63,7 +67,7 @@ class EquilibriumBlock:
             n_steps=self.n_steps,
             solver=self.solver(),
         )
-        spread = cell.start_spread()
+        spread = start_spread(cell)
         level = jnp.sqrt(jnp.mean(spread**2)) / spread
         return GatedMixer(cell, site, n_taps=self.n_taps, level=level)
 
@@ -72,3 +76,11 @@ class EquilibriumBlock:
         if self.degree == 0:
             return GatedUnitBlock(n_hidden=self.n, n_taps=self.n_taps)
         return replace(self, degree=0)
+
+
+def start_spread(cell: SettlingNetwork) -> Float[Array, " n"]:
+    """Of a token's nodes at the start, for inputs that change, over slow ones."""
+    if cell.mode == "equilibrium":
+        return jnp.ones(cell.n_out)
+    left = jnp.exp(-cell.rates() * cell.start_load())
+    return jnp.sqrt((1 - left) / (1 + left))
