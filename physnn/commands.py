@@ -163,7 +163,7 @@ def evaluate(
     found = None
     if not plain:
         of = row.accuracy or row.bits
-        kinds = [name for name in controls if name != "none"]
+        kinds: list[Trained] = [name for name in controls if name != "none"]
         found = run_controls(runs, of=of, kinds=kinds, **asked, seed=seed)
     if json:
         _print({"row": row.to_json()} | (found.to_json() if found else {}))

@@ -1,6 +1,7 @@
 """Settling networks whose couplings drive and do not load: what bounds them."""
 
 from functools import partial
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -244,10 +245,11 @@ def test_couplings_are_billed_beside_the_load_they_do_not_bring():
 
 def test_without_couplings_the_load_stays():
     config = EquilibriumBlock(n=6, coupler="transconductor", mode="transient", degree=6)
-    built, alone = (
-        each.build(Site(4, PROCESS, jr.key(0))).cell
+    blocks: Any = [
+        each.build(Site(4, PROCESS, jr.key(0)))
         for each in (config, config.without_mechanism())
-    )
+    ]
+    built, alone = (block.cell for block in blocks)
     assert alone.coupling is None
     np.testing.assert_allclose(
         alone.nodes(PROCESS).load, built.nodes(PROCESS).load, rtol=1e-6
