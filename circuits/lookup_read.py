@@ -54,7 +54,7 @@ def multilinear(p, pins, k: int):
     # its low half, and 2^(k/2) of them one with that of the high half. Sums of slices,
     # not products of arrays: XLA makes one pass over the pins of them.
     low, above = _weights(high[: k // 2]), _weights(high[k // 2 :])
-    value = 0.0
+    value = jnp.zeros_like(high[0])
     for i, weight in enumerate(above):
         within = entries[i * len(low) : (i + 1) * len(low)]
         value += weight * sum(w * entry for w, entry in zip(low, within, strict=True))
