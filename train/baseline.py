@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -86,10 +87,10 @@ class TransformerConfig:
 def rotate(x: Float[Array, "batch time head pair2"]) -> Float[Array, "..."]:
     """Rotary position embedding (Su et al. 2021, arXiv 2104.09864)."""
     half = x.shape[-1] // 2
-    frequency = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = jnp.arange(x.shape[1], dtype=jnp.float32)[:, None, None] * frequency
+    angle = np.arange(x.shape[1])[:, None, None] * 10_000.0 ** (-np.arange(half) / half)
+    # Numbers, not a computation: XLA would take sines again for every row and head.
+    cos, sin = (f(angle).astype(x.dtype) for f in (np.cos, np.sin))
     a, b = x[..., :half], x[..., half:]
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
