@@ -190,6 +190,8 @@ class ChannelLayer(AbstractMemorylessCircuit):
             Event("amplifier_charge_C", drivers, "input drivers"),
             Event("amplifier_charge_C", buffers, "column buffers"),
             Event("stored_bit_s", stored_bits * period_s, "weights"),
+            # An output integrates and is reset on both halves.
+            Event("clock_charge_C", 4 * self.n_out * process.switch_C(), "switches"),
             Event("flop_cycle", 2 * 2, "integrate and reset"),
         )
 

@@ -24,8 +24,11 @@ from physnn.products import by_rows
 # Drawn area of an amplifier's input pair: sets its offset. 4 µm² keeps a 28 nm pair
 # at 1 mV.
 AMPLIFIER_PAIR_M2 = 4e-12
-# Causes of charge that amplifiers draw.
+# Causes of charge that amplifiers draw, and those that a clock does.
 SETTLED = ("input drivers", "amplifiers")
+CLOCKED = ("switches", "clock wires")
+# The two phases that reach every cell, each with its complement.
+CLOCK_WIRES = 4
 # Area of a weight's stored bits and switches beside its capacitor.
 CELL_OVERHEAD_M2_PER_BIT = 0.3e-12
 # A fiftieth of a token of 1 µs: the gated RC model of WikiText-2 has 13 MACs one after
@@ -160,9 +163,16 @@ class ChargeMac(AbstractMemorylessCircuit):
         return {
             "input lines": 2 * self.n_in * line_F * process.swing_V,
             "input drivers": 2 * self.n_in * process.settling_charge_C(line_F),
+            # As drawn (physnn/export/columns.py): a cell samples on both halves and
+            # joins them, a column holds, clears, closes and biases on either.
             "switches": jnp.asarray(
-                2 * 2 * cells * process.switch_gate_F * process.supply_V
+                (3 * cells + 2 * 4 * self.n_out) * process.switch_C()
             ),
+            "clock wires": cells
+            * CLOCK_WIRES
+            * pitch_m
+            * process.wire_F_per_m
+            * process.supply_V,
             "amplifiers": 2
             * self.n_out
             * process.settling_charge_C(2 * summing_F + feedback_F),
@@ -172,14 +182,7 @@ class ChargeMac(AbstractMemorylessCircuit):
         charges = self.charge_C(process)
         stored_bits = self.n_in * self.n_out * self.weight.code_bits()
         return (
-            *(
-                Event(
-                    "amplifier_charge_C" if part in SETTLED else "supply_charge_C",
-                    q,
-                    part,
-                )
-                for part, q in charges.items()
-            ),
+            *(Event(_charged(part), q, part) for part, q in charges.items()),
             Event("stored_bit_s", stored_bits * period_s, "weights"),
             Event("flop_cycle", 2 * 4, "clock phases"),
         )
@@ -219,3 +222,10 @@ class ChargeMac(AbstractMemorylessCircuit):
             for j in range(self.n_out)
         ]
         return cells.matrix(name, self.n_in, columns)
+
+
+def _charged(part: str) -> str:
+    """The event that the charge of a cause is."""
+    if part in SETTLED:
+        return "amplifier_charge_C"
+    return "clock_charge_C" if part in CLOCKED else "supply_charge_C"

@@ -166,11 +166,11 @@ class PassiveMixing(AbstractMemorylessCircuit):
         buffer_C = process.settling_charge_C(self.store_F)
         # Of each stream: portion to rest, and portion to portion, in both halves.
         switches = 2 * 2 * self.n_in * n_steps
-        gates_C = switches * process.switch_gate_F * process.supply_V
+        gates_C = switches * process.switch_C()
         return (
             Event("supply_charge_C", 2 * self.n_in * sample_C, "samples"),
             Event("amplifier_charge_C", 2 * self.n_in * buffer_C, "buffers"),
-            Event("supply_charge_C", gates_C, "switches"),
+            Event("clock_charge_C", gates_C, "switches"),
             Event("flop_cycle", 2 * n_steps, "clock phases"),
         )
 

@@ -239,10 +239,13 @@ class DelayLine(AbstractCircuit[Float[Array, "past *batch n"]]):
         del period_s
         taps = self.tap.value.shape[0]
         hold = taps * self.n_in * NODE_F * process.swing_V * 2
+        switches = (3 * taps + 2 * 4) * process.switch_C()
         amplifiers = 2 * self.n_in * process.settling_charge_C((taps + 1) * NODE_F)
         return (
             Event("supply_charge_C", hold, "held samples"),
             Event("amplifier_charge_C", amplifiers, "amplifiers"),
+            # A column of taps for each channel, as in a charge MAC.
+            Event("clock_charge_C", self.n_in * switches, "switches"),
             Event("flop_cycle", 2 * taps, "clock phases"),
         )
 

@@ -62,11 +62,10 @@ class SampleHold(AbstractMemorylessCircuit):
         del period_s
         held_C = self.hold_F * process.swing_V
         buffer_C = process.settling_charge_C(self.hold_F)
-        switch_C = process.switch_gate_F * process.supply_V
         return (
             Event("supply_charge_C", 2 * self.n_out * held_C, "samples"),
             Event("amplifier_charge_C", 2 * self.n_out * buffer_C, "buffers"),
-            Event("supply_charge_C", 2 * self.n_out * switch_C, "switches"),
+            Event("clock_charge_C", 2 * self.n_out * process.switch_C(), "switches"),
         )
 
     def netlist(self, process, *, name) -> Netlist:

@@ -59,9 +59,8 @@ def _group(row: dict) -> str:
 def _cause(row: dict) -> str:
     """The last name of an analog part's path; for digital events, the line."""
     path = str(row.get("part") or "").split(".")
-    analog = (
-        row.get("event") in ("supply_charge_C", "amplifier_charge_C") and len(path) > 1
-    )
+    charges = ("supply_charge_C", "amplifier_charge_C", "clock_charge_C")
+    analog = row.get("event") in charges and len(path) > 1
     return path[-1] if analog else str(row.get("line", "unnamed"))
 
 

@@ -149,6 +149,10 @@ class Process(eqx.Module):
         voltage = thermal_voltage_V(self.temperature_K)
         return 2 * self.slope_factor * voltage / self.swing_V
 
+    def switch_C(self) -> Array | float:
+        """Charge of the gates of a switch [C]: n, and p twice as wide."""
+        return 3 * self.switch_gate_F * self.supply_V
+
     def settling_charge_C(self, load_F):
         """Supply charge of an ideal transconductor settling once onto `load_F` [C].
 

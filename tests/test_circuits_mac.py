@@ -1,5 +1,7 @@
 """Charge MAC: the product it computes and the charge it draws."""
 
+import tomllib
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -7,8 +9,12 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from circuits.mac import ChargeMac
+from circuits.mac import CLOCK_WIRES, ChargeMac
+from physnn.configs import config_folder
+from physnn.energy import bill, load_prices
+from physnn.export import columns
 from physnn.fabricate import fabricate
+from physnn.process import load_process
 from tests.helpers import PERIOD_S, PROCESS, QUIET, analog_C, error_of, totals
 
 
@@ -98,9 +104,35 @@ def test_charge_of_its_lines_by_hand():
     np.testing.assert_allclose(charge["input lines"], expected, rtol=1e-5)
     drivers = 2 * 4 * PROCESS.settling_charge_C(3 * cell_F)
     np.testing.assert_allclose(charge["input drivers"], drivers, rtol=1e-5)
-    # Two switches per half and cell, each driven to the supply.
-    switches = 4 * 12 * PROCESS.switch_gate_F * PROCESS.supply_V
+    # Three transmission gates per cell and four per half column, of three gates each.
+    switches = 3 * (3 * 12 + 8 * 3) * PROCESS.switch_gate_F * PROCESS.supply_V
     np.testing.assert_allclose(charge["switches"], switches, rtol=1e-5)
+    # Four wires past every cell swing by the supply.
+    wires = 4 * 12 * np.sqrt(cell_m2) * PROCESS.wire_F_per_m * PROCESS.supply_V
+    np.testing.assert_allclose(charge["clock wires"], wires, rtol=1e-5)
+
+
+def test_a_clock_drives_what_is_drawn_and_the_charge_that_was_measured():
+    drawn = columns.weight("w", 3, switch=columns.transmission_gate())
+    assert len(drawn.instances) == 3
+    assert sum(port.startswith("phi") for port in drawn.ports) == CLOCK_WIRES
+    # Column of eight weights in ngspice (configs/cells/sky130.toml), no wires drawn.
+    card = tomllib.loads((config_folder() / "cells/sky130.toml").read_text())
+    (found,) = (row for row in card["mac"]["supply"] if row["what"] == "switches")
+    switches = mac(8, 1, bits=4).charge_C(load_process("sky130"))["switches"]
+    assert float(switches) == pytest.approx(found["measured_C"], rel=0.02)
+    assert float(switches) == pytest.approx(found["analytic_C"], rel=1e-4)
+
+
+def test_what_a_clock_drives_is_on_its_line_with_its_drivers():
+    m, prices = mac(16, 5, bits=6), load_prices("analog28")
+    counted = totals(m.events(PROCESS, period_s=1e-6))["clock_charge_C"]
+    ledger = bill(m, prices, process=PROCESS, period_s=1e-6)
+    spent = ledger.by_event()["clock_charge_C"]
+    volts = float(PROCESS.supply_V)
+    assert spent.nominal == pytest.approx(1.67 * counted * volts, rel=1e-5, abs=0)
+    on_line = {row.line for row in ledger.rows if row.event == "clock_charge_C"}
+    assert on_line == {"clock"}
 
 
 def test_what_settles_is_counted_as_ideal_amplifiers():
@@ -120,6 +152,7 @@ def test_digital_events():
     assert set(counts) == {
         "supply_charge_C",
         "amplifier_charge_C",
+        "clock_charge_C",
         "stored_bit_s",
         "flop_cycle",
     }

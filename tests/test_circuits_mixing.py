@@ -100,9 +100,10 @@ def test_sharing_costs_switches_alone():
             PROCESS, period_s=PERIOD_S
         )
     )
-    more = of(3)["supply_charge_C"] - of(1)["supply_charge_C"]
-    # Two butterflies of two steps, four gates for each of 20 capacitors.
-    assert more == pytest.approx(4 * 4 * 20 * 0.1e-15 * 0.9)
+    more = of(3)["clock_charge_C"] - of(1)["clock_charge_C"]
+    # Two butterflies of two steps, four transmission gates for each of 20 capacitors.
+    assert more == pytest.approx(4 * 4 * 20 * 3 * 0.1e-15 * 0.9)
+    assert of(3)["supply_charge_C"] == of(1)["supply_charge_C"]
 
 
 def test_it_says_how_much_is_shared_and_what_is_stuck():

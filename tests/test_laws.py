@@ -263,7 +263,7 @@ def test_events_come_from_shapes(name):
         assert [e[::2] for e in other_events] == [e[::2] for e in events], what
         other_counts = totals(other_events)
         charge = analog_C(other_events)
-        analog = ("supply_charge_C", "amplifier_charge_C")
+        analog = ("supply_charge_C", "amplifier_charge_C", "clock_charge_C")
         other_counts = {k: v for k, v in other_counts.items() if k not in analog}
         digital = {k: v for k, v in counts.items() if k not in analog}
         # Equal; but bits of a code that a size may shrink are counted in float32.

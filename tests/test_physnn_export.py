@@ -132,7 +132,7 @@ def test_a_state_has_the_capacitance_conductance_and_leak_of_the_model():
 
 
 def test_netlists_have_the_devices_that_the_events_bill():
-    # Two halves with two switches each: what ChargeMac charges as "switches".
+    # Two halves with two ideal switches each.
     mac = ChargeMac(5, 4, bits=6, process=PROCESS, key=jr.key(0))
     netlist = mac.netlist(PROCESS, name="mac")
     cells = int(np.sum(np.asarray(mac.weight.nominal()) != 0))

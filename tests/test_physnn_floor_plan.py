@@ -158,5 +158,17 @@ def test_wires_of_the_digital_edges_are_on_the_physical_bill():
     charge_C = row_bits * side_m * PROCESS.wire_F_per_m * PROCESS.supply_V
     assert wires.count == pytest.approx(charge_C, abs=0)
     assert wires.line == "embedding"
+    # A clock runs past all circuits, once for each of their phases: four of a MAC, one
+    # for each tap; and one chip works for a token.
+    (clock,) = (row for row in ledger.rows if row.event == "clock_m")
+    macs = [name for name in circuits if name.endswith(("inputs", "output", "head"))]
+    phases = 4 * len(macs) + sum(2 for name in circuits if name.endswith("delay"))
+    sides = sum(
+        math.sqrt(each.device_m2 + 0.3e-12 * each.bits) for each in circuits.values()
+    )
+    assert clock.count == pytest.approx(phases * sides)
+    assert clock.line == "clock"
+    (chip,) = (row for row in ledger.rows if row.event == "chip_s")
+    assert (chip.line, chip.count) == ("calibration", shapes.config.period_s)
     assert ledger.plan is not None
     assert ledger.plan.chips == 1

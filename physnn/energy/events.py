@@ -13,6 +13,13 @@ EVENTS: dict[str, tuple[str, str]] = {
         "charge of amplifiers were they ideal stages in weak inversion that draw only"
         " while they settle; a bill multiplies it by the process's amplifier_excess",
     ),
+    "clock_charge_C": (
+        "C",
+        "charge of the gates of clocked switches and of the clock wires to them, what"
+        " drives these left out",
+    ),
+    "clock_m": ("m", "one meter of clock wire between circuits, up and down once"),
+    "chip_s": ("s", "one chip that works for a second"),
     "mac": ("op", "one multiply-accumulate with a stored weight, of `Event.bits`"),
     "attention_mac": ("op", "one multiply-accumulate of two activations, of `bits`"),
     "elementwise": ("op", "one non-linear or additive operation on an activation"),

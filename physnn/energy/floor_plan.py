@@ -26,6 +26,8 @@ from physnn.process import Process
 
 # A channel that leaves an analog chip is digitized, sent and turned back.
 LINK_BITS = 8
+# The part of a circuit that makes its phases, and flip-flops clocked for each of them.
+PHASES, FLOPS_PER_PHASE = "clock phases", 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +148,7 @@ def wiring(
         key = event.name, event.part.split(".")[0]
         counts[key] = counts.get(key, 0.0) + float(event.count)
     if geometry.memory == "analog":
-        return _analog(counts, site, geometry)
+        return _analog(events, counts, site, geometry, period_s)
     if geometry.memory == "edge":
         return _at_the_edge(events, geometry)
     return _in_place(events, counts, site, geometry, period_s)
@@ -226,8 +228,12 @@ def _at_the_edge(events, geometry):
     return found, _made(*made)
 
 
-def _analog(counts, site, geometry):
-    """Circuits in their order; a channel that leaves a chip is converted twice."""
+def _analog(events, counts, site, geometry, period_s):
+    """Circuits in their order; a channel that leaves a chip is converted twice.
+
+    A clock runs past all of them and turns once for each phase of each circuit; wires
+    of the phases themselves are in the circuits.
+    """
     row = counts.get(("rom_bit", "embedding"), 0.0)
     width = counts.get(("dac_conversion", "embedding"), 0.0)
     width = width or row / LINK_BITS
@@ -249,12 +255,19 @@ def _analog(counts, site, geometry):
         for (name, top), n in counts.items()
         if name.startswith("adc_conversion_") and top == "head"
     )
+    turns = sum(
+        float(event.count) / FLOPS_PER_PHASE
+        for event in events
+        if event.name == "flop_cycle" and event.part.split(".")[-1] == PHASES
+    )
     # A row from the foot of the embedding's ROM, whose circuit bills the way to there,
     # spreads along the first circuit; codes of the head run along it to the sampler at
     # its corner.
     bits_m = row * first + codes * sides.get("head", 0.0) / 2
     return found, _made(
         Event("wire_bit_m", bits_m, "edges"),
+        Event("clock_m", turns * sum(part.side_m for part in parts), "clock"),
+        Event("chip_s", found.chips * period_s, "chips"),
         Event("adc_conversion_8b", found.crossing, "links"),
         Event("chip_bit", found.crossing * LINK_BITS, "links"),
         Event("dac_conversion", found.crossing, "links"),

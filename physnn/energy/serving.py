@@ -7,7 +7,7 @@ from dataclasses import dataclass
 # of a cache once for all tokens of one sequence.
 _PER_PASS = ("weight_byte", "weight_bit_m", "cache_byte")
 # These follow the tokens that are kept, not those that are computed.
-_PER_KEPT = ("host_token", "io_bit", "stored_bit_s")
+_PER_KEPT = ("host_token", "io_bit", "stored_bit_s", "chip_s")
 # A prompt needs its logits once, at its end.
 _AT_THE_END = ("head", "sampling", "host")
 
@@ -100,7 +100,7 @@ class Serving:
         times = 1 / sequences
         if self.prompt and part.split(".")[0] in _AT_THE_END:
             return times / self.prompt
-        if name == "stored_bit_s":
+        if name in ("stored_bit_s", "chip_s"):
             times /= self.utilization
             if part == "cache":
                 times /= 1 - self.cache_waste
