@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from evals.generator import Denoiser
-from evals.latency import least_latency, memory_B
+from evals.latency import least_latency, memory_B, served_at
 from evals.rulers import event_rulers, ruler_table
 from evals.scale import Unbuilt, count_parameters, grown, shapes_of
 from evals.scale_notes import bytes_in_token, notes_of_circuit, notes_of_machine
@@ -38,7 +38,8 @@ class Asked:
     `experts`, `active_experts`, `cache_bits`. `batch`, `tokens_per_pass`, `drafted` and
     `cache_waste` are those of `physnn.energy.Serving`; `prefill` computes a prompt of
     `context` tokens, `image_passes` so often an image of `context` patches.
-    `tokens_per_second` is the rate of the machine.
+    `tokens_per_second` is the rate of the machine, `user_rate` the least that each user
+    gets: the batch is then the largest that allows it.
     """
 
     config: Path
@@ -59,6 +60,7 @@ class Asked:
     prefill: bool = False
     image_passes: int | None = None
     tokens_per_second: float | None = None
+    user_rate: float | None = None
     bytes_per_token: float | None = None
 
 
@@ -135,6 +137,8 @@ class ScaledBill:
         if self.latency_s is not None:
             bound = "at least " if self.multiplied is not None else ""
             latency = bound + readable(self.latency_s, "s")
+            most = "at most " if bound else ""
+            latency += f", {most}{1 / self.latency_s:.3g} tokens/s for one user"
         active = ""
         if self.multiplied is not None:
             active = f", {self.multiplied:.4g} multiplications per token"
@@ -221,18 +225,23 @@ def scaled_bill(asked: Asked) -> ScaledBill:
     # A digital machine's period is the wait and the work; an analog one's is its work.
     busy = 1.0 if own_s is None else min(1.0, rate * own_s)
     prices = _served(prices, asked, config).served(utilization=busy)
-    ledger = bill(design, prices, process=process, period_s=period_s)
     events = design.events(process, period_s=period_s)
+    timed = {"period_s": period_s, "n_layers": site_of(design, process).n_layers}
+    if asked.user_rate is not None:
+        if not digital or asked.batch is not None:
+            why = "`batch` is given, too: leave one of them out"
+            if not digital:
+                why = "this is a circuit, whose time per token is its own: leave it out"
+            raise ValueError(
+                f"Argument `user_rate` sets the batch of a digital machine, but {why}."
+            )
+        prices = served_at(asked.user_rate, events, prices, **timed)
+    ledger = bill(design, prices, process=process, period_s=period_s)
     multiplied = sum(float(e.count) for e in events if e.name == "mac")
     held_B = memory_B(events, prices, period_s)
     devices, latency_s = None, own_s
     if digital:
-        devices, latency_s = least_latency(
-            events,
-            prices,
-            period_s=period_s,
-            n_layers=site_of(design, process).n_layers,
-        )
+        devices, latency_s = least_latency(events, prices, **timed)
         if per_image and latency_s is not None:
             # Of hard-wired layers nobody says how many patches they take at once.
             latency_s = per_image * latency_s if devices else None

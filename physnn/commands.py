@@ -232,6 +232,7 @@ def bill(
     prefill: bool = False,
     image_passes: int | None = None,
     tokens_per_second: float | None = None,
+    user_rate: float | None = None,
     bytes_per_token: float | None = None,
     json: bool = False,
 ) -> int:
@@ -257,6 +258,8 @@ def bill(
         image_passes: Of a generator: Joules of an image of `context` patches that goes
             so often through the transformer.
         tokens_per_second: Of the whole machine; for the power, and how long it leaks.
+        user_rate: Tokens per second that each user gets; instead of `batch`, which is
+            then the largest that allows it.
         bytes_per_token: For Joules per byte.
         json: Print JSON.
     """

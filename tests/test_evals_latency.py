@@ -44,3 +44,57 @@ def test_latency_of_chips_that_hold_their_weights():
     assert "at least" in str(found)
     patches = billed(machine="rom2030", image_passes=2)
     assert patches.latency_s is None
+
+
+def test_every_memory_bounds_the_latency_of_the_machine_beside_it():
+    dense = {"parameters": 8.03e9, "kv_heads": 8, "bits": 8}
+    held = lambda name: billed(machine=name, **dense)
+    read_B = held("jouppi7").multiplied
+    # One TPU v4 holds it; a drive reads weights alone, and no cache.
+    assert held("jouppi7").devices == held("flash").devices == 1
+    assert held("jouppi7").latency_s == pytest.approx(read_B / 1.2e12, rel=0.05)
+    assert held("flash").latency_s == pytest.approx(read_B / 7.45e9, rel=1e-3)
+    # Banks read all they hold at once, however much that is.
+    for name, whole_s in (
+        ("sram7", 40 / 20e6),
+        ("near_memory", 6 / 1.2e3),
+        ("hermes14", 133e-9),
+        ("cim7", 5.5e-9),
+    ):
+        assert 0.7 * whole_s < held(name).latency_s <= whole_s, name
+    assert "tokens/s for one user" in str(held("sram7"))
+
+
+def test_a_class_of_service_sets_the_batch():
+    asked = {"parameters": 8.03e9, "machine": "b200", **SERVED}
+    alone = billed(**asked, batch=1)
+    served = billed(**asked, user_rate=0.5 / alone.latency_s)
+    batch = int(served.ledger.serving.batch)
+    assert 1 < batch < 2043
+    assert served.latency_s <= 2 * alone.latency_s
+    more = billed(**asked, batch=batch + 1)
+    assert more.latency_s > 2 * alone.latency_s
+    assert served.ledger.total.nominal == pytest.approx(
+        billed(**asked, batch=batch).ledger.total.nominal
+    )
+    # A slow class takes the largest batch that was measured.
+    assert billed(**asked, user_rate=1.0).ledger.serving.batch == 2043
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"machine": "b200", "user_rate": 1e6}, "can have at most"),
+        ({"machine": "b200", "user_rate": 0.0}, "must be positive and finite"),
+        ({"machine": "b200", "user_rate": 1.0, "batch": 2}, "`batch` is given, too"),
+        ({"machine": "cim28", "user_rate": 1.0}, r"has no \[device"),
+    ],
+)
+def test_a_class_that_no_machine_has_is_refused(asked, message):
+    with pytest.raises(ValueError, match=message):
+        billed(parameters=8.03e9, **asked)
+
+
+def test_a_circuit_has_a_class_of_its_own():
+    with pytest.raises(ValueError, match="time per token is its own"):
+        scaled_bill(Asked(Path("wikitext2_gated_rc"), user_rate=1e6))

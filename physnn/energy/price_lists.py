@@ -117,14 +117,19 @@ def _read_device(path: Path, row, facts: dict[str, Fact]) -> Device | None:
     if row is None:
         return None
     units = {"memory": ("GB", 1e9), "bandwidth": ("TB/s", 1e12)}
-    if isinstance(row, dict) and set(row) == {"layer"}:
-        units = {"layer": ("us/layer", 1e-6)}
-    in_place = row.get("in_place", False) if isinstance(row, dict) else None
-    if not isinstance(in_place, bool) or set(row) - {"in_place"} != set(units):
+    row = dict(row) if isinstance(row, dict) else {"device": row}
+    for key, (unit, scale) in {
+        "layer": ("us/layer", 1e-6),
+        "pass": ("ns", 1e-9),
+    }.items():
+        if set(row) == {key}:
+            units = {key: (unit, scale)}
+    flags = {key: row.pop(key, False) for key in ("in_place", "weights_alone")}
+    if set(row) != set(units) or not all(isinstance(v, bool) for v in flags.values()):
         raise ValueError(
             f"{path}: [device] must hold `memory` and `bandwidth`, ids in"
-            " energy_facts.csv, and perhaps `in_place` (true or false), or `layer`"
-            f" alone, but is {row!r}."
+            " energy_facts.csv, and perhaps `in_place` and `weights_alone` (true or"
+            f" false), or `layer` or `pass` alone, but is {row | flags!r}."
         )
     found = []
     for key, (unit, scale) in units.items():
@@ -138,7 +143,10 @@ def _read_device(path: Path, row, facts: dict[str, Fact]) -> Device | None:
     source = ", ".join(row[key] for key in units)
     if "layer" in units:
         return Device(math.inf, math.inf, source=source, layer_s=found[0])
-    return Device(*found, source=source, in_place=in_place)
+    if "pass" in units:
+        # All that it holds in one pass, however much that is.
+        return Device(1.0, 1 / found[0], source=source, in_place=True)
+    return Device(*found, source=source, **flags)
 
 
 def _read_geometry(path: Path, row, facts: dict[str, Fact]) -> Geometry | None:

@@ -159,6 +159,7 @@ class Device:
     - `source`: where the numbers are from.
     - `in_place`: a multiplier stands beside every bank, so a design that holds a share
       of the memory has that share of the bandwidth; else the whole, of whole devices.
+    - `weights_alone`: a cache stands elsewhere, and is read meanwhile.
     - `layer_s`: time of a token in a layer, where weights are wired in and not read.
     """
 
@@ -166,6 +167,7 @@ class Device:
     bandwidth_B_per_s: float
     source: str
     in_place: bool = False
+    weights_alone: bool = False
     layer_s: float = 0.0
 
 
