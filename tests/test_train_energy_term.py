@@ -1,6 +1,7 @@
 """Joules in the loss: the bill, its gradient, the pace of sizes."""
 
 import dataclasses
+import math
 
 import equinox as eqx
 import jax
@@ -13,8 +14,8 @@ from circuits.mac import ChargeMac
 from physnn.energy import bill, load_prices
 from physnn.energy.prices import OVERHEAD
 from physnn.fabricate import device_sigma
-from tests.helpers import PROCESS
-from train.energy_term import SIZE_PACE, at_pace, billed_J, unit_sizes
+from tests.helpers import PROCESS, physical_config
+from train.energy_term import REACH, at_pace, billed_J, size_pace, unit_sizes
 
 PRICES = load_prices("analog28")
 PERIOD_S = 1e-6
@@ -38,6 +39,21 @@ def test_the_term_is_the_bill_of_what_the_design_makes_happen(size):
     losses = np.prod([m.nominal for m in PRICES.multipliers])
     assert any(row.event == OVERHEAD for row in ledger.rows)
     assert float(energy_J(design)) == pytest.approx(spent * losses, rel=1e-4, abs=0)
+
+
+def test_it_acts_on_sizes_alone():
+    config = physical_config(width=8, n_layers=1, n_states=6, n_hidden=10)
+    model = config.build(vocabulary=16, process=PROCESS, key=jr.key(0))
+    values, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def spent(values):
+        design = eqx.combine(values, static)
+        return billed_J(design, PRICES, process=PROCESS) / 1e-12
+
+    slope = jax.grad(spent)(values)
+    assert all(float(each) > 0 for each in unit_sizes(slope))
+    others = eqx.tree_at(unit_sizes, slope, replace_fn=jnp.zeros_like)
+    assert not any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(others))
 
 
 def test_its_gradient_is_the_slope_of_the_bill():
@@ -75,11 +91,25 @@ def test_the_slope_is_finite_where_a_weight_is_zero():
 
 def test_sizes_go_at_their_own_pace():
     changes = jax.tree.map(jnp.ones_like, eqx.filter(mac(), eqx.is_inexact_array))
-    paced = at_pace(changes)
-    assert [float(size) for size in unit_sizes(paced)] == [SIZE_PACE]
+    # As far as the pace says, whatever the learning rate of the weights.
+    paced = at_pace(changes, 0.1, 0.5)
+    assert [float(size) for size in unit_sizes(paced)] == pytest.approx([0.1 / 0.5])
     np.testing.assert_array_equal(paced.weight.value, changes.weight.value)
     none = eqx.tree_at(lambda m: m.weight.size, changes, None)
-    assert jax.tree.leaves(at_pace(none))
+    assert jax.tree.leaves(at_pace(none, 0.1, 0.5))
+    assert float(unit_sizes(at_pace(changes, 0.1, 0.0))[0]) < math.inf
+
+
+@pytest.mark.parametrize("steps", [40, 400])
+def test_how_far_a_size_can_go_does_not_follow_the_length_of_a_training(steps):
+    pace = [
+        float(size_pace(jnp.asarray(step), steps=steps, first=0.25, last=0.75))
+        for step in range(steps)
+    ]
+    inside = pace[steps // 4 : 3 * steps // 4]
+    assert not any(pace[: steps // 4] + pace[3 * steps // 4 :])
+    assert sum(inside) == pytest.approx(REACH, rel=3 / steps * 2)
+    assert np.all(np.diff(inside) < 0)
 
 
 def test_a_list_that_is_no_sum_and_an_event_without_a_price_are_refused():

@@ -112,6 +112,10 @@ def test_saved_experiment_loads_back_equal(drawn, model, tmp_path_factory):
         ({"steps": 0}, r"`steps` must be at least 1, but is 0"),
         ({"noise": {"energy_weight": -1.0}}, r"`energy_weight` must not be negative"),
         (
+            {"noise": {"sizes_from": 0.8, "sizes_until": 0.8}},
+            r"`sizes_from` and `sizes_until` must be parts .* 0\.8 and 0\.8",
+        ),
+        (
             {"solver": {"name": "rk4"}},
             r"`name` must be one of .*, but is 'rk4' @ \$\.solver",
         ),

@@ -112,6 +112,7 @@ def test_a_batch_that_cannot_be_shared_out_is_refused():
 class Trained(NamedTuple):
     model: Any
     measured: list[Measured]
+    sizes: list[float]  # the sum of all after each update
 
 
 def updated(experiment: Experiment, n: int, *, change=lambda trained: trained):
@@ -121,17 +122,18 @@ def updated(experiment: Experiment, n: int, *, change=lambda trained: trained):
     state = held.state._replace(trained=change(held.state.trained))
     update = make_update(rest, experiment=experiment, process=PROCESS)
     compiled = update.lower(state, TOKENS).compile(compiler_options=QUICK)
-    measured = []
+    measured, sizes = [], []
     for _ in range(n):
         state, of_step = compiled(state, TOKENS)
         measured.append(of_step)
-    return Trained(eqx.combine(state.trained, rest), measured)
+        sizes.append(float(sum(unit_sizes(state.trained))))
+    return Trained(eqx.combine(state.trained, rest), measured, sizes)
 
 
 @pytest.mark.usefixtures("plain_promotion")
 @pytest.mark.parametrize("config", [TINY.model, DIGITAL], ids=["physical", "digital"])
 def test_one_batch_can_be_learned_and_unit_capacitors_stay(config):
-    model, measured = updated(dataclasses.replace(TINY, model=config), 50)
+    model, measured, _ = updated(dataclasses.replace(TINY, model=config), 50)
     assert measured[0].bits_per_byte == pytest.approx(8.0, abs=1.0)
     assert measured[-1].bits_per_byte < measured[0].bits_per_byte - 2.0
     assert measured[0].energy_J == 0.0
@@ -142,13 +144,18 @@ def test_one_batch_can_be_learned_and_unit_capacitors_stay(config):
 @pytest.mark.usefixtures("plain_promotion")
 def test_energy_in_the_loss_shrinks_capacitors_that_were_grown():
     grow = lambda tree: eqx.tree_at(unit_sizes, tree, replace_fn=lambda s: s + 1.0)
-    experiment = dataclasses.replace(TINY, noise=NoiseAware(energy_weight=1e6))
-    model, measured = updated(experiment, 20, change=grow)
+    noise = NoiseAware(energy_weight=1e6, sizes_from=0.2, sizes_until=0.6)
+    experiment = dataclasses.replace(TINY, steps=20, noise=noise)
+    model, measured, sizes = updated(experiment, 20, change=grow)
     prices = load_prices("analog28")
     designed_J = float(billed_J(grow(build()), prices, process=PROCESS))
     assert float(measured[0].energy_J) == pytest.approx(designed_J, rel=0.02, abs=0)
     assert float(measured[-1].energy_J) < 0.9 * float(measured[0].energy_J)
     assert max(unit_sizes(model)) < 1.0
+    # Weights settle before and after: sizes move in the steps between, 5 to 12.
+    assert sizes[:4] == [5.0] * 4
+    assert np.all(np.diff(sizes[3:12]) < 0)
+    assert sizes[12:] == sizes[11:-1]
 
 
 def test_only_unit_capacitors_differ_between_the_two_ways_to_split():

@@ -6,16 +6,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from physnn.bank import Bank
 from physnn.energy import Prices
 from physnn.process import Process
 
-# Steps of a log area over those of other parameters. A size is one number of order one
-# for a whole array, whose weights are of order 1/√n: at their pace a short training
-# would end before it had moved.
-SIZE_PACE = 10.0
+# How far a size can go while sizes are trained, in e-folds of units: from 31 to one is
+# 3.4. Independent of the weights' rate and of the length of a training, so that a short
+# one does not end before its sizes have moved.
+REACH = 3.0
 
 
 def billed_J(
@@ -60,8 +60,22 @@ def unit_sizes(model: Any) -> list:
     return [b.size for b in banks if isinstance(b, Bank) and b.size is not None]
 
 
-def at_pace(changes: PyTree) -> PyTree:
-    """The changes of an update, those of sizes `SIZE_PACE` times as large."""
+def size_pace(
+    step: Int[Array, ""], *, steps: int, first: float, last: float
+) -> Float[Array, ""]:
+    """How far a size goes at most in a step [e-folds]: `REACH` between two parts of the
+    steps, `first` and `last`; falling linearly to nothing, and nothing outside.
+    """
+    begin, end = round(first * steps), round(last * steps)
+    length = max(1, end - begin)
+    left = jnp.clip((end - step) / length, 0.0, 1.0)
+    return jnp.where(step < begin, 0.0, 2 * REACH / length * left)
+
+
+def at_pace(changes: PyTree, pace: ArrayLike, rate: ArrayLike) -> PyTree:
+    """The changes of an update made at learning rate `rate`, of sizes at `pace`."""
     if not unit_sizes(changes):
         return changes
-    return eqx.tree_at(unit_sizes, changes, replace_fn=lambda step: SIZE_PACE * step)
+    # The first step of a warm-up has a rate of zero, and changes nothing.
+    times = jnp.asarray(pace) / jnp.maximum(rate, 1e-12)
+    return eqx.tree_at(unit_sizes, changes, replace_fn=lambda step: times * step)

@@ -87,6 +87,9 @@ class NoiseAware:
     `energy_weight`: what a nanojoule billed for a byte costs in the loss [bits per
     byte]. Above zero the sizes of devices are trained, too; else they stay.
     `energy_prices`: the price list of that bill.
+    `sizes_from`, `sizes_until`: parts of the steps between which sizes are trained.
+    Before, weights settle in whole codes; after, in those that were found. The energy
+    term acts on sizes alone, so it does nothing outside.
     `clip_sigma`: after every step no trained weight is further from zero than this
     multiple of the root mean square of its channel, the column of a matrix (Büchel et
     al. 2025, arXiv 2505.09663, clip at 2.5); `inf` clips nothing.
@@ -99,6 +102,8 @@ class NoiseAware:
     chips_per_batch: int = 2  # the batch is shared out among them
     energy_weight: float = 0.0
     energy_prices: str = "analog28"
+    sizes_from: float = 0.25
+    sizes_until: float = 0.75
     clip_sigma: float = math.inf
     card: bool = False
     environment: Environment | None = None
@@ -114,6 +119,12 @@ class NoiseAware:
             raise ValueError(
                 "Argument `energy_weight` must not be negative, but is"
                 f" {self.energy_weight}."
+            )
+        if not 0 <= self.sizes_from < self.sizes_until <= 1:
+            raise ValueError(
+                "Arguments `sizes_from` and `sizes_until` must be parts of the steps,"
+                f" one after the other, but are {self.sizes_from} and"
+                f" {self.sizes_until}."
             )
         if not self.clip_sigma >= 1:
             raise ValueError(

@@ -20,7 +20,7 @@ from physnn.keys import stream
 from physnn.materialized import compiler_options
 from physnn.process import Process
 from train.devices import Device
-from train.energy_term import at_pace, billed_J, unit_sizes
+from train.energy_term import at_pace, billed_J, size_pace, unit_sizes
 from train.experiment import Experiment
 from train.hardware import in_the_loop
 from train.noise_aware import clip_channels, distilled_bits
@@ -188,6 +188,7 @@ def make_update(
     surroundings = surroundings or nominal(experiment)
     skip, parts = experiment.recovery.skip, experiment.accumulate
     compute = experiment.compute
+    rate = experiment.optimizer.schedule(steps)
     optimizer = experiment.optimizer.build(
         steps=steps,
         decay=multiple("weight_decay"),
@@ -279,7 +280,15 @@ def make_update(
             slope=lambda trained: slope(trained)[0],
             step=state.step,
         )
-        trained = eqx.apply_updates(state.trained, at_pace(changes))
+        if weight:
+            pace = size_pace(
+                state.step,
+                steps=steps,
+                first=noise.sizes_from,
+                last=noise.sizes_until,
+            )
+            changes = at_pace(changes, pace, rate(state.step))
+        trained = eqx.apply_updates(state.trained, changes)
         if noise.clip_sigma < math.inf:
             trained = clip_channels(trained, noise.clip_sigma)
         if isinstance(optimizer_state, optax.ApplyIfFiniteState):
