@@ -128,7 +128,7 @@ def test_silence_saves_what_it_says():
     of = lambda u: {
         e.part: float(e.count)
         for e in u.events(PROCESS, period_s=PERIOD_S)
-        if e.name in ("supply_charge_C", "amplifier_charge_C")
+        if e.name in ("supply_charge_C", "amplifier_charge_C", "clock_charge_C")
     }
     before, after = of(built), of(measured)
     saved = {part: after[part] / q for part, q in before.items() if after[part] != q}
@@ -139,6 +139,7 @@ def test_silence_saves_what_it_says():
         "output.input lines": pytest.approx(share),
         "output.input drivers": pytest.approx(share),
         "output.switches": pytest.approx(share),
+        "output.clock wires": pytest.approx(share),
     }
 
 

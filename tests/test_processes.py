@@ -189,8 +189,8 @@ def test_digital_edges_cost_more_at_130_nm_and_leak_less(bills):
     old, new = of("analog130"), of("analog28")
     assert set(old) == set(new)
     same = {event for event in old if old[event] == new[event]}
-    charges = {"supply_charge_C", "amplifier_charge_C"}
-    assert same == {*charges, "random_bit", "io_bit", "chip_bit"}
+    charges = {"supply_charge_C", "amplifier_charge_C", "clock_charge_C"}
+    assert same == {*charges, "random_bit", "io_bit", "chip_bit", "chip_s"}
     cheaper = {event for event in old if old[event] < new[event]}
     assert cheaper == {"stored_bit_s"}
     assert LISTS["analog130"].multipliers == LISTS["analog28"].multipliers

@@ -136,7 +136,9 @@ class SparseUnit(AbstractMemorylessCircuit):
             "gate.gates": active,
             "output.input lines": active,
             "output.input drivers": active,
+            # Phases run along the rows, each behind its unit's event.
             "output.switches": active,
+            "output.clock wires": active,
         }
         return tuple(
             Event(event.name, event.count * used.get(event.part, 1.0), event.part)
