@@ -102,7 +102,7 @@ def test_sharing_costs_switches_alone():
     )
     more = of(3)["clock_charge_C"] - of(1)["clock_charge_C"]
     # Two butterflies of two steps, four transmission gates for each of 20 capacitors.
-    assert more == pytest.approx(4 * 4 * 20 * 3 * 0.1e-15 * 0.9, abs=0)
+    assert more == pytest.approx(4 * 4 * 20 * 3 * 0.1e-15 * 0.9, rel=1e-6, abs=0)
     assert of(3)["supply_charge_C"] == of(1)["supply_charge_C"]
 
 

@@ -103,7 +103,9 @@ def test_every_part_pays_for_the_nodes_it_settles():
         "amplifier_charge_C": pytest.approx(summed_C, rel=1e-6, abs=0),
         # Of each channel three transmission gates a tap and eight beside.
         "clock_charge_C": pytest.approx(
-            5 * (3 * 3 + 8) * 3 * PROCESS.switch_gate_F * PROCESS.supply_V, abs=0
+            5 * (3 * 3 + 8) * 3 * PROCESS.switch_gate_F * PROCESS.supply_V,
+            rel=1e-6,
+            abs=0,
         ),
     }
 
