@@ -35,6 +35,7 @@ _PER: dict[str, tuple[str, float]] = {
     "drive": ("sample", 1),
     "cycle": ("cycle", 1),
     "token": ("token", 1),
+    "s": ("s", 1.0),
 }
 
 
@@ -113,8 +114,7 @@ def joules_per(unit: str) -> tuple[float, str] | None:
     """`(J, event unit)` of one `unit`, such as `"pJ/64b"`; None if it is no energy.
 
     `joules_per("pJ/op")` is `(1e-12, "op")`, `joules_per("fJ/bit/mm")` is
-    `(1e-12, "bit·m")`, `joules_per("mW/Mib")` is `(1e-3 / 2**20, "bit·s")`,
-    `joules_per("uW")` is `(1e-6, "s")`.
+    `(1e-12, "bit·m")`, `joules_per("mW/Mib")` is `(1e-3 / 2**20, "bit·s")`.
     """
     if match := re.fullmatch(r"([fpnuµm]?)J/(.+)", unit):
         prefix, per = match.groups()
@@ -124,6 +124,4 @@ def joules_per(unit: str) -> tuple[float, str] | None:
         return _PREFIXES[prefix] / amount, counted
     if match := re.fullmatch(r"([fpnuµm]?)W/Mib", unit):
         return _PREFIXES[match[1]] / 2**20, "bit·s"
-    if match := re.fullmatch(r"([fpnuµm]?)W", unit):
-        return _PREFIXES[match[1]], "s"
     return None
