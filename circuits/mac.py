@@ -152,7 +152,7 @@ class ChargeMac(AbstractMemorylessCircuit):
 
         Of the causes in `SETTLED` it is that of ideal amplifiers.
         """
-        cells = self.n_in * self.n_out
+        cells = float(self.n_in * self.n_out)  # more than an int32 holds
         unit_F = self.unit_F(process)
         full_F = unit_F * self.weight.units()
         switched_F = full_F * self.weight.mean_fraction()
@@ -166,7 +166,7 @@ class ChargeMac(AbstractMemorylessCircuit):
             # As drawn (physnn/export/columns.py): a cell samples on both halves and
             # joins them, a column holds, clears, closes and biases on either.
             "switches": jnp.asarray(
-                (3 * cells + 2 * 4 * self.n_out) * process.switch_C()
+                (3 * cells + 2.0 * 4 * self.n_out) * process.switch_C()
             ),
             "clock wires": cells
             * CLOCK_WIRES
