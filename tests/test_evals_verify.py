@@ -17,7 +17,8 @@ from circuits.blocks.state_space import GatedRCBlock
 from circuits.mac import ChargeMac
 from circuits.parts import AutomaticGain, DelayLine, GilbertGate
 from circuits.state_space import GatedRC
-from evals.verify import Check, Verification, verify
+from evals.verify import Check, Job, Options, Verification, open_package, verify
+from evals.verify.jobs import run_jobs
 from evals.verify.report import write_validation
 from physnn.circuit import AbstractMemorylessCircuit
 from physnn.export import cells
@@ -362,6 +363,23 @@ def test_a_whole_mixer_is_wired_right(tmp_path):
         slot_s=1e-6,
     )
     assert verification.passed, str(verification)
+
+
+def test_what_takes_longest_begins_first_and_checks_keep_their_order(package):
+    begun = []
+
+    def job(name, cost_s):
+        def run(*_):
+            begun.append(name)
+            return [Check("S1", name, "pass")]
+
+        return Job("S1", name, run, needs=(), cost_s=cost_s)
+
+    costs = {"short": 1.0, "long": 100.0, "middle": 10.0, "last": 1.0}
+    jobs = [job(*each) for each in costs.items()]
+    found = run_jobs(jobs, open_package(package)[0], Options(), n_workers=1)
+    assert begun == ["long", "middle", "short", "last"]
+    assert [check.name for check in found] == list(costs)
 
 
 def test_a_gate_that_finds_nothing_to_check_says_so(package):

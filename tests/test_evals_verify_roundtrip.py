@@ -1,6 +1,7 @@
 """Gates R1, R2, C2: import of what was exported, drawn silicon, sampled dies."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import cast
 
@@ -10,14 +11,17 @@ import numpy as np
 import pytest
 
 from evals.calibrate import belief_of
+from evals.calibrate.fit import fit
+from evals.calibrate.measured import parse_measured, write_measured
 from evals.calibrate.round_trip import round_trip, steering_banks
 from evals.calibrate.silicon import METER, Silicon, drawn_silicon
 from evals.robustness.scoring import Seen
 from evals.robustness.suite import load_suite
 from evals.verify import Options, open_package, roundtrip
+from physnn.export.calibration_schema import schema
 from physnn.export.package import export
 from physnn.process import load_process
-from tests.helpers import physical_config
+from tests.helpers import CATALOGUE, member, physical_config
 from train.experiment import Experiment
 from train.loop import TrainedRun
 
@@ -51,6 +55,19 @@ def test_what_was_exported_comes_back_bit_for_bit(folder, design):
     assert found[0].measured == 0
     assert f"{n} of {n} parameters" in found[0].detail
     assert "rows of the template" in found[1].name
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_parameters_of_every_family_come_back(name):
+    """Also of one with a list of banks, `couplings[0]`."""
+    belief = belief_of(member(name), PROCESS)
+    rows = list(roundtrip._as_measured(belief))
+    text = write_measured(rows, die="a", temperature_K=300.0, supply_V=1.0)
+    after = fit(belief, parse_measured(text, where="rows").rows if rows else ()).belief
+    for path, known in belief.items():
+        np.testing.assert_array_equal(after[path].mean, known.mean)
+    term = re.compile(schema(PROCESS, ())["properties"]["symbol"]["pattern"])
+    assert all(term.match(row["symbol"]) for row in rows)
 
 
 def test_an_import_that_changes_a_value_is_seen(folder, monkeypatch):

@@ -48,7 +48,7 @@ def jobs(package: Package, options: Options) -> list[Job]:
         of = partial(job, cell=COLUMN, table="mac", slow=True)
         found.append(of("T8", "column: transfer", transfer))
         found.append(of("T9", "column: noise", noise))
-        found.append(of("T8", "column: 30 chips", chips))
+        found.append(of("T8", "column: 30 chips", chips, cost_s=45))
         ratio = heaviest_ratio(package)
         if ratio > np.sum(np.abs(UNITS)) / FEEDBACK_UNITS:
             open_loop = mac.open_loop(tables(package))

@@ -50,11 +50,12 @@ def _comparator(cell: Cell, models: Models, point: corner.Point, table):
     return sar.specs(cell, models, supply=point.supply, conditions=point.conditions)
 
 
-# Cell, table of the card, what is measured, and whether at all 45 points or at 25.
-CELLS: tuple[tuple[str, str, Specs, bool], ...] = (
-    (RING, "ring", _ring, True),
-    (COLUMN, "mac", _column, False),
-    (COMPARATOR, "sar", _comparator, True),
+# Cell, table of the card, what is measured, whether at all 45 points or at 25, and
+# what that takes [s].
+CELLS: tuple[tuple[str, str, Specs, bool, float], ...] = (
+    (RING, "ring", _ring, True, 10),
+    (COLUMN, "mac", _column, False, 40),
+    (COMPARATOR, "sar", _comparator, True, 15),
 )
 
 
@@ -69,8 +70,9 @@ def jobs(package: Package, options: Options) -> list[Job]:
             cell=name,
             table=key,
             slow=True,
+            cost_s=cost_s,
         )
-        for name, key, specs, full in CELLS
+        for name, key, specs, full, cost_s in CELLS
         if has(package, name)
     ]
     cell = next((name for name, *_ in CELLS if has(package, name)), None)

@@ -55,6 +55,7 @@ def job(
     table: str,
     slow: bool = False,
     also: tuple[str, ...] = (),
+    cost_s: float = 1.0,
 ) -> Job:
     """A gate of a drawn cell against a table of the card; skipped without models."""
 
@@ -71,7 +72,7 @@ def job(
             )
         return check(read_cell(package, cell), card[table], models)
 
-    return Job(gate, name, run, slow=slow, also=also)
+    return Job(gate, name, run, slow=slow, also=also, cost_s=cost_s)
 
 
 def _read(package: Package, name: str, files: dict[str, str]) -> tuple[str, ...]:

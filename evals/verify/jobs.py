@@ -37,7 +37,7 @@ class Job:
 
     `run(package, work, options)` may use `work`, an empty folder, and returns checks of
     `gate` and of the gates in `also`; a `ValueError` it raises is a failed check. It
-    needs the programs of `needs`.
+    needs the programs of `needs`. `cost_s` is what it takes, roughly.
     """
 
     gate: str
@@ -46,6 +46,7 @@ class Job:
     slow: bool = False
     needs: tuple[str, ...] = ("ngspice",)
     also: tuple[str, ...] = ()
+    cost_s: float = 1.0
 
     def asked(self, gates: Collection[str]) -> bool:
         """Whether it makes checks of one of `gates` (T4) or classes (T); none: all."""
@@ -60,11 +61,15 @@ def run_jobs(
     *,
     n_workers: int | None = None,
 ) -> list[Check]:
-    """The checks of all jobs in order, `n_workers` at a time (None: one per core)."""
+    """The checks of all jobs in order, `n_workers` at a time (None: one per core).
+
+    What takes longest begins first: at the end no core waits for another.
+    """
     n_workers = n_workers or min(len(jobs), os.cpu_count() or 1) or 1
+    order = sorted(range(len(jobs)), key=lambda i: -jobs[i].cost_s)
     with ThreadPoolExecutor(n_workers) as pool:
-        found = pool.map(lambda job: _run(job, package, options), jobs)
-        return [check for checks in found for check in checks]
+        begun = {i: pool.submit(_run, jobs[i], package, options) for i in order}
+        return [check for i in range(len(jobs)) for check in begun[i].result()]
 
 
 def _run(job: Job, package: Package, options: Options) -> list[Check]:

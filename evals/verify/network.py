@@ -26,7 +26,8 @@ def jobs(package: Package, options: Options) -> list[Job]:
     if TOP not in package.files:
         return []
     name = "network, whole text" if options.slow else "network"
-    return [Job("B2", name, lambda *args: _run(name, *args), slow=False)]
+    run, cost_s = lambda *args: _run(name, *args), 45 if options.slow else 5
+    return [Job("B2", name, run, cost_s=cost_s)]
 
 
 def _run(name: str, package: Package, work, options: Options) -> list[Check]:

@@ -34,8 +34,8 @@ def jobs(package: Package, options: Options) -> list[Job]:
     of = partial(job, cell=RING, table="ring")
     return [
         of("T4", "ring: frequency and energy", repeated),
-        of("T5", "ring: coupled pair", coupled, slow=True),
-        of("T6", "ring: second-harmonic injection", two_phases, slow=True),
+        of("T5", "ring: coupled pair", coupled, slow=True, cost_s=10),
+        of("T6", "ring: second-harmonic injection", two_phases, slow=True, cost_s=10),
     ]
 
 

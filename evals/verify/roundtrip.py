@@ -45,8 +45,11 @@ def jobs(package: Package, options: Options) -> list[Job]:
         return []
     found = [Job("R1", "import of what was exported", _same, needs=())]
     if steering_banks(_belief(package)):
-        found.append(Job("R2", "import of drawn silicon", _silicon, slow=True))
-    found.append(Job("C2", "sampled dies", _dies, slow=True, needs=()))
+        cost_s = 15 if options.run else 5
+        name = "import of drawn silicon"
+        found.append(Job("R2", name, _silicon, slow=True, cost_s=cost_s))
+    cost_s = 120 if options.run else 0
+    found.append(Job("C2", "sampled dies", _dies, slow=True, needs=(), cost_s=cost_s))
     return found
 
 

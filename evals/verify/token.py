@@ -34,7 +34,8 @@ def jobs(package: Package, options: Options) -> list[Job]:
     del options
     if not has(package, CELL):
         return []
-    return [job("T11", "token step", step, cell=CELL, table="token", slow=True)]
+    name = "token step"
+    return [job("T11", name, step, cell=CELL, table="token", slow=True, cost_s=15)]
 
 
 def step(cell: Cell, table: Mapping[str, Any], models: Models) -> list[Check]:

@@ -55,11 +55,11 @@ def jobs(package: Package, options: Options) -> list[Job]:
         job = lambda *_: [skipped]
         return [Job("T2", skipped.name, job, needs=(), also=("T1", "T3", "T7", "T9"))]
 
-    def of(gate: str, name: str, check, *, slow: bool = False) -> Job:
+    def of(gate: str, name: str, check, **more) -> Job:
         def run(package: Package, work: Path, options: Options) -> list[Check]:
             return check(_Bench(package, work, options, models), card)
 
-        return Job(gate, name, run, slow=slow)
+        return Job(gate, name, run, **more)
 
     found = [of("T2", "transconductor", _transconductor)]
     if has(*STEP_NAMES):
@@ -67,7 +67,7 @@ def jobs(package: Package, options: Options) -> list[Job]:
     if has("settling_rest"):
         found.append(of("T7", "settling network", _settling))
     if has("state_noise", "charge_noise"):
-        found.append(of("T9", "noise of the state", _noise, slow=True))
+        found.append(of("T9", "noise of the state", _noise, slow=True, cost_s=15))
     found.append(of("T1", "transistors in their windows", _devices, slow=True))
     return found
 

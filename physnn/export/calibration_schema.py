@@ -16,8 +16,8 @@ from physnn.process import Process
 COLUMNS = ("die", "temperature", "vdd", "instance", "symbol", "value", "sigma", "unit")
 # Rows that the template lists of one bank: enough to see how the others are called.
 ROWS_PER_BANK = 64
-# A symbol with its index; `:` is all along that axis.
-_TERM = r"[a-z][a-z0-9_]*(\[([0-9]+|:)(,([0-9]+|:))*\])?"
+# A symbol with its index, in a list of banks after its place; `:` is all along an axis.
+_TERM = r"[a-z][a-z0-9_]*(\[[0-9]+\])*(\[([0-9]+|:)(,([0-9]+|:))*\])?"
 
 
 def schema(process: Process, units: Iterable[str]) -> dict[str, Any]:
