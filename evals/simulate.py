@@ -26,7 +26,9 @@ from physnn.export.spice import PDK, SPICEINIT, read_results
 from physnn.pdk import Conditions, Models
 
 TIMEOUT_s = 60.0
-# What ngspice prints when an analysis stopped early, and still goes on with the deck.
+# What ngspice prints when it did not read a deck at all, and ends as if all were well.
+_UNREAD = re.compile(r"could not find include file", re.I)
+# What it prints when an analysis stopped early, and still goes on with the deck.
 _ABORTED = re.compile(
     r"simulation\(s\) aborted|timestep too small|no convergence", re.I
 )
@@ -36,11 +38,25 @@ _COMPLAINT = re.compile(
 )
 
 
+class _Found(dict):
+    """What a deck brought by name; what it did not bring is a `ValueError`."""
+
+    def __init__(self, values: Mapping, title: str, said: str):
+        super().__init__(values)
+        self.title, self.said = title, said
+
+    def __missing__(self, name):
+        raise ValueError(
+            f"The simulation `{self.title}` must give {name}, but did not; {self.said}."
+        )
+
+
 @dataclass(frozen=True)
 class Simulation:
     """What a deck brought: its `RESULT name value` lines and its `wrdata` files.
 
-    An array has a row per point: the abscissa once, then a column per vector.
+    An array has a row per point: the abscissa once, then a column per vector. Asking
+    for one that is not there raises `ValueError`.
     """
 
     results: Mapping[str, float]
@@ -112,6 +128,8 @@ def run_deck(
     missing = [name for name in wanted if name not in results]
     if problem is not None:
         problem = f"ngspice {problem}"
+    elif _UNREAD.search(output):
+        problem = f"it was not run; {complaint(output)}"
     elif _ABORTED.search(output):
         problem = f"it did not converge; {complaint(output)}"
     elif missing:
@@ -129,7 +147,8 @@ def run_deck(
     arrays = {
         path.stem: _read_array(path, title) for path in deck.parent.glob("*.data")
     }
-    return Simulation(results, arrays, seconds, output)
+    given = lambda values: _Found(values, title, complaint(output))
+    return Simulation(given(results), given(arrays), seconds, output)
 
 
 def complaint(output: str) -> str:

@@ -81,6 +81,20 @@ def test_a_deck_that_fails_says_so_in_one_sentence(commands, message):
 
 
 @pytest.mark.needs_ngspice
+def test_what_a_deck_did_not_bring_is_named_where_it_is_asked_for():
+    # ngspice exits with 0, also where it found no file and ran nothing.
+    found = simulate(DECK.format(title="divider", commands="print v(nowhere)"))
+    said = "`divider` must give {}, but did not; "
+    with pytest.raises(ValueError, match=said.format("gm_s")):
+        found.results["gm_s"]
+    with pytest.raises(ValueError, match=said.format("sweep")):
+        found.arrays["sweep"]
+    deck = "* divider\n.include gone.spice\n" + DECK.format(title="", commands="op")
+    with pytest.raises(ValueError, match=r"`divider` .* not run; .* file gone\.spice"):
+        simulate(deck)
+
+
+@pytest.mark.needs_ngspice
 def test_a_transient_that_stops_early_is_no_result():
     # At 0.5 V a current sets in that leaves no solution. ngspice gives up, goes on with
     # the deck, writes the half curve and prints the result.

@@ -12,8 +12,8 @@ from pathlib import Path
 from physnn.export.calibration_schema import COLUMNS
 from physnn.export.laws import number
 
-# `weight[3,0]`, or a sum that one measurement sees: `weight[:,0] + offset[0]`. A list of
-# banks has its place before the index: `couplings[0][3,0]`.
+# `weight[3,0]`, or a sum that one measurement sees: `weight[:,0] + offset[0]`. In a
+# list of banks its place comes before the index: `couplings[0][3,0]`.
 _TERM = re.compile(
     r"([a-z][a-z0-9_]*(?:\[\d+\])*?)(?:\[((?:\d+|:)(?:,(?:\d+|:))*)\])?\Z"
 )

@@ -92,6 +92,8 @@ def verify(
             continue
         slower = any(job.asked((gate,)) for job in found)
         why = "all of it takes --slow" if slower else "this package has none of it"
+        if any(check.status == "fail" for check in checks[1:]) and not slower:
+            why = "what failed above may have had it"
         checks.append(Check(gate, "nothing was checked", "skipped", detail=why))
     checks += run_jobs(chosen, package, options, n_workers=n_workers)
     return Verification(str(folder), tuple(checks))

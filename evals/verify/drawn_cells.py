@@ -55,7 +55,7 @@ def job(
     table: str,
     slow: bool = False,
     also: tuple[str, ...] = (),
-    cost_s: float = 1.0,
+    cost_s: float | int = 1,
 ) -> Job:
     """A gate of a drawn cell against a table of the card; skipped without models."""
 

@@ -46,7 +46,7 @@ class Job:
     slow: bool = False
     needs: tuple[str, ...] = ("ngspice",)
     also: tuple[str, ...] = ()
-    cost_s: float = 1.0
+    cost_s: float | int = 1
 
     def asked(self, gates: Collection[str]) -> bool:
         """Whether it makes checks of one of `gates` (T4) or classes (T); none: all."""

@@ -66,9 +66,7 @@ def jobs(package: Package, options: Options) -> list[Job]:
         found += [
             icarus,
             Job("S1", "rnm in Verilator", _verilator_lint, needs=both[:1]),
-            Job(
-                "B4", "Icarus and Verilator", _both, slow=True, needs=both, cost_s=15
-            ),
+            Job("B4", "Icarus and Verilator", _both, slow=True, needs=both, cost_s=15),
         ]
     return found
 

@@ -211,9 +211,6 @@ def _settling(bench: _Bench, card) -> list[Check]:
     """T7: where 16 OTAs that pull each other come to rest."""
     nodes = int(card["settling"]["nodes"])
     results = bench.run("settling_rest").results
-    missing = [f"v{i}" for i in range(nodes) if f"v{i}" not in results]
-    if missing:
-        raise ValueError(f"The settling network must print {missing[0]}, but did not.")
     rest = np.asarray([results[f"v{i}"] for i in range(nodes)])
     return [
         _rms(
