@@ -186,8 +186,12 @@ class SarConverter(AbstractMemorylessCircuit):
         charges = {
             "samples": 2 * total_F * process.swing_V,
             # Of the two halves one is switched, the whole array in B − 1 decisions.
-            "array": total_F * process.supply_V,
-            "comparators": 2 * self.bits * self.comparator_F * process.supply_V,
+            "array": total_F * process.supply_V * process.as_drawn("array"),
+            "comparators": 2
+            * self.bits
+            * self.comparator_F
+            * process.supply_V
+            * process.as_drawn("comparators"),
         }
         # By the best amplifiers: no corner of a bill is below the floor.
         own = sum(charges.values()) + buffers_C * process.amplifier_excess.low

@@ -53,6 +53,8 @@ class Process(eqx.Module):
     - `operating`: how its numbers move with corner, temperature and supply (`at`).
     - `ageing`: what ten years do, and the exponent of time (`physnn.variation.ageing`).
     - `environment`: amounts of the full default environment of the node.
+    - `drawn`: supply charge of cells as they were drawn and simulated over their
+      analytic price, by cause (`DRAWN`); 1 where nothing was drawn (`as_drawn`).
     - `sources`: where each number is from.
 
     What `at` moves, nominal in a card:
@@ -93,6 +95,7 @@ class Process(eqx.Module):
     decision_taus: Number = math.inf
     substrate: Number = 0.0
     droop_V: Number = 0.0
+    drawn: dict[str, float] = eqx.field(default_factory=dict)
 
     def __check_init__(self):
         may_be_zero = {
@@ -105,7 +108,8 @@ class Process(eqx.Module):
         spreads = {f"matching.{kind}": v for kind, v in self.matching.items()}
         excess = self.amplifier_excess._asdict()
         corners = {f"amplifier_excess.{key}": v for key, v in excess.items()}
-        for name, value in (vars(self) | spreads | corners).items():
+        drawn = {f"drawn.{cause}": v for cause, v in self.drawn.items()}
+        for name, value in (vars(self) | spreads | corners | drawn).items():
             if not isinstance(value, int | float) or name in MOVED:
                 continue  # a name, a table or a traced amount
             zero = name in may_be_zero or name in spreads
@@ -119,6 +123,10 @@ class Process(eqx.Module):
                 f"Argument `amplifier_excess` of process `{self.name}` must rise from"
                 f" low over nominal to high, but is {list(corners.values())}."
             )
+
+    def as_drawn(self, cause: str) -> float:
+        """What the analytic supply charge of a cause is multiplied by: see `drawn`."""
+        return self.drawn.get(cause, 1.0)
 
     def spread(self, kind: str, area_m2: float):
         """Standard deviation of one device of `kind` [relative, or V for threshold]."""
@@ -261,6 +269,8 @@ OPERATING = {
     "leakage_e_fold_K",
     "supply_rejection",
 }
+# What the table [drawn] may hold: causes of supply charge that cells are drawn for.
+DRAWN = {"comparators", "array"}
 AGEING = {"threshold_V", "current", "ring_frequency", "capacitor", "exponent", "spread"}
 
 # Numbers of a card that `Process.at` moves, and those that are nominal in every card.
@@ -269,7 +279,7 @@ MOVED = (
     *("rate", "ring_rate", "capacitance"),
     *("converter_bow_LSB", "decision_taus", "substrate", "droop_V"),
 )
-TABLES = ("matching", "operating", "ageing", "environment")
+TABLES = ("matching", "operating", "ageing", "environment", "drawn")
 
 
 def default_environment(process: Process) -> Environment:
@@ -295,7 +305,8 @@ def load_process(name_or_path: str | Path) -> Process:
         problem = "is missing" if key in known else "is not known"
         raise ValueError(
             f"{path} must hold exactly {sorted(known)}, [matching], [operating],"
-            f" [ageing] and [environment], but `{key}` {problem}."
+            f" [ageing], [environment] and, where cells were drawn, [drawn], but"
+            f" `{key}` {problem}."
         )
     for name, needed in (("operating", OPERATING), ("ageing", AGEING)):
         for key in sorted(needed ^ set(groups[name])):
@@ -304,6 +315,11 @@ def load_process(name_or_path: str | Path) -> Process:
                 f"{path}: [{name}] must hold exactly {sorted(needed)}, but `{key}`"
                 f" {problem}."
             )
+    for key in sorted(set(groups["drawn"]) - DRAWN):
+        raise ValueError(
+            f"{path}: [drawn] must hold causes of supply charge, {sorted(DRAWN)}, but"
+            f" `{key}` is none."
+        )
     for key in sorted(set(groups["environment"]) - set(AMOUNTS)):
         raise ValueError(
             f"{path}: [environment] must hold amounts of an environment,"

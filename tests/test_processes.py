@@ -13,6 +13,7 @@ import pytest
 
 from circuits.converter_floor import FLOORS_J, floor_J
 from circuits.converters import SarConverter
+from evals.characterize.card import load_card
 from physnn.configs import config_folder
 from physnn.energy import bill, load_prices
 from physnn.energy.events import Event, adc_event
@@ -244,6 +245,21 @@ def test_the_floor_binds_where_physics_is_cheaper_than_any_part():
     }
     assert {("cmos28", 8), ("cmos16", 6), ("cmos7", 6), ("cmos7", 8)} <= bound
     assert not {("sky130", 6), ("sky130", 8)} & bound
+
+
+def test_prices_of_drawn_cells_are_their_measured_charge():
+    """What the benches of a converter found is what a bill counts, of the same cell."""
+    tables, sky = load_card("sky130"), CARDS["sky130"]
+    measured = {row["what"]: row["measured_C"] for row in tables["sar"]["supply"]}
+    parts = converter(sky, tables["sar"]["bits"])[1]
+    found = parts["comparators"].count / tables["sar"]["bits"]
+    decision = measured["a decision of the comparator"]
+    assert found == pytest.approx(decision, rel=0.01, abs=0)
+    array = measured["the array in a conversion, drivers included"]
+    assert parts["array"].count == pytest.approx(array, rel=0.01, abs=0)
+    # Nothing was drawn in another process: its prices are the analytic ones.
+    others = [card for name, card in CARDS.items() if name != "sky130"]
+    assert not any(card.drawn for card in others)
 
 
 def test_a_model_runs_and_learns_on_an_open_process():
