@@ -48,8 +48,10 @@ def multilinear(p, pins, k: int):
     `p` is `(n, 2^k)`, `pins` `(*batch, k, n)` as fractions of full scale, so that a pin
     is high with probability (1 + x)/2.
     """
-    high = [(1 + pins[..., j, :]) / 2 for j in range(k)]
-    entries = jnp.moveaxis(p, -1, 0)
+    # Once, apart from where they are from and go: every sum below reads them.
+    likely = materialized((1 + pins) / 2)
+    high = [likely[..., j, :] for j in range(k)]
+    entries = materialized(jnp.moveaxis(p, -1, 0))
     # In two halves of the pins, so that an entry costs one product with the weight of
     # its low half, and 2^(k/2) of them one with that of the high half. Sums of slices,
     # not products of arrays: XLA makes one pass over the pins of them.
@@ -58,7 +60,7 @@ def multilinear(p, pins, k: int):
     for i, weight in enumerate(above):
         within = entries[i * len(low) : (i + 1) * len(low)]
         value += weight * sum(w * entry for w, entry in zip(low, within, strict=True))
-    return value
+    return materialized(value)
 
 
 def _weights(high):
