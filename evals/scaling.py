@@ -27,7 +27,7 @@ from train.tasks import TextConfig
 # A deeper model is compiled with so many layers, twice: what a layer adds is linear.
 # Fewer would mislead: temporary memory is that of the fullest moment, and in a shallow
 # model that moment is another.
-FEW_LAYERS = (4, 8)
+FEW_LAYERS = (8, 12)
 # Code that will not run: without the passes that take half of the compiler's time. They
 # come after what is analyzed, which stays the same to the byte.
 _UNOPTIMIZED = {

@@ -147,7 +147,7 @@ OFF = 0.05
 def test_a_deep_model_is_what_a_few_of_its_layers_tell(tmp_path):
     (tmp_path / "deep.toml").write_text(
         "batch = 8\n[task]\ncontext = 16\n"
-        '[model]\nkind = "physical"\nwidth = 64\nn_layers = 12\n'
+        '[model]\nkind = "physical"\nwidth = 64\nn_layers = 16\n'
         '[[model.layer]]\nkind = "gated_unit"\nn_hidden = 128\n'
         '[noise]\nchips_per_batch = 2\n[compute]\nrematerialize = "blocks"\n'
         "scan_layers = true\n"
@@ -156,8 +156,8 @@ def test_a_deep_model_is_what_a_few_of_its_layers_tell(tmp_path):
         planned(tmp_path / "deep.toml", "--data", "2", "--on", "h100_8", *more)
         for more in ((), ("--whole",))
     )
-    assert few["compiled_layers"] == [4, 8]
-    assert whole["compiled_layers"] == [12]
+    assert few["compiled_layers"] == [8, 12]
+    assert whole["compiled_layers"] == [16]
     for name in ("state_bytes", "temporary_bytes"):
         assert few[name] == pytest.approx(whole[name], rel=OFF)
     for name in ("flops", "moved_bytes", "wire_bytes"):
