@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from physnn.controls import Trained
+from physnn.controls import Trained, asked_for
 from physnn.data_commands import prepare
 from physnn.device_commands import characterize, on_device, serve_chip
 from physnn.handoff_commands import calibrate, export, verify
@@ -148,22 +148,16 @@ def evaluate(
     from evals.controls import run_controls
     from evals.evaluate import evaluate as evaluate_runs
 
-    plain = controls == ("none",)
-    if "none" in controls and not plain:
-        raise ValueError(
-            "Argument `controls` must be `none` alone or names of controls, but is"
-            f" {' '.join(controls)}."
-        )
+    kinds = asked_for(controls)
     # Controls are trained, and training takes all cores for one device.
-    if plain:
+    if kinds is None:
         one_device_per_core()
 
     asked: dict[str, Any] = {"split": split, "n_chips": chips, "windows": windows}
     row = evaluate_runs(runs, **asked, seed=seed)
     found = None
-    if not plain:
+    if kinds is not None:
         of = row.accuracy or row.bits
-        kinds: list[Trained] = [name for name in controls if name != "none"]
         found = run_controls(runs, of=of, kinds=kinds, **asked, seed=seed)
     if json:
         _print({"row": row.to_json()} | (found.to_json() if found else {}))
