@@ -16,7 +16,7 @@ def hashed_bits(
     The hash is the permutation `triple32` of 32 bits, whose bias under avalanche is
     that of a random permutation (Wellons 2018, https://nullprogram.com/blog/2018/07/31).
     One word of the key moves the counter, the other comes in between its
-    multiplications, so that no two keys walk through the same sequence.
+    multiplications: two keys walk through one sequence only if that word is the same.
 
     It takes a dozen operations per element and reads nothing, where threefry takes
     twenty rounds, so XLA draws the bits inside of what uses them, on every device its
@@ -43,15 +43,16 @@ def _counters(
     Sums of iotas, not a reshaped one: they are cut over devices as the array is.
     """
     counter = jnp.zeros(shape, jnp.uint32)
-    overflow, stride, turns = None, 1, 0
+    overflow, stride, turns = None, 1, 1
     for axis in reversed(range(len(shape))):
+        if shape[axis] == 1:  # the stride may be all of 2^32 by now
+            continue
         place = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
         if stride * shape[axis] <= _WORDS:
             counter += place * jnp.uint32(stride)
             stride *= shape[axis]
             continue
         # From here on every place has a counter of its own under another key.
-        turns = turns or 1
         moved = place * jnp.uint32(turns)
         overflow = moved if overflow is None else overflow + moved
         turns *= shape[axis]

@@ -4,7 +4,7 @@
    jax.random.split derives them (in both, the 64 bits of a key's number are hashed).
 
      gcc -O2 -o crush tests/benchmarks/crush.c -ltestu01 -ltestu01probdist -ltestu01mylib -lm
-     ./crush words 4              the first of two keys, to compare with JAX
+     ./crush words                four of each of two keys, to compare with JAX
      ./crush small|crush|big [LOG2_WORDS]
 */
 #include <stdint.h>
