@@ -17,11 +17,15 @@ from circuits.blocks.channel import ChannelBlock
 from circuits.blocks.equilibrium import EquilibriumBlock
 from circuits.blocks.gated_unit import GatedUnit, GatedUnitBlock
 from circuits.blocks.lookup import LookupBlock
+from circuits.blocks.mixing_unit import MixingUnitBlock
 from circuits.blocks.oscillator import OscillatorBlock
 from circuits.blocks.resonator import ResonatorBlock
+from circuits.blocks.sparse_unit import SparseUnitBlock
 from circuits.blocks.state_space import GatedRCBlock
 from circuits.channel import ChannelLayer
+from circuits.converters import Dac, SarConverter
 from circuits.equilibrium import SettlingNetwork
+from circuits.event_gate import EventGate
 from circuits.lookup import lookup_layer, softened
 from circuits.lookup_encoders import binary_encoder, thermometer
 from circuits.lookup_network import LookupNetworkLayer
@@ -29,11 +33,14 @@ from circuits.lookup_readout import GroupSum
 from circuits.lookup_state import lookup_state
 from circuits.mac import ChargeMac
 from circuits.memory import HashedMemory
+from circuits.mixing import PassiveMixing
 from circuits.oscillator import PhaseOscillators
 from circuits.parts import NODE_F, AutomaticGain, DelayLine, GilbertGate
 from circuits.resonator import Resonator
+from circuits.sample_hold import SampleHold
 from circuits.state_space import GatedRC
 from circuits.stuart_landau import StuartLandau
+from circuits.winner import WinnerTakeAll
 from physnn.bank import Bank
 from physnn.circuit import AbstractMemorylessCircuit, run
 from physnn.energy.events import Event
@@ -190,6 +197,12 @@ def _table_block(key):
     return LookupBlock(n_states=5, n_tables=7, k=3, n_taps=2).build(_site(key))
 
 
+def _winners(key):
+    del key
+    # Of a small full scale, or no draw would ever differ from the last one.
+    return Parallel([WinnerTakeAll(5, nats=2.0, process=PROCESS) for _ in range(4)])
+
+
 def _chain(key):
     a, b = jr.split(key)
     return Chain([_mac(a, 4, 6), _rc(b, 3), AutomaticGain(3)])
@@ -236,6 +249,16 @@ CATALOGUE: dict[str, Callable] = {
     "EquilibriumBlock": lambda key: EquilibriumBlock(
         n=3, n_taps=3, degree=2, mode="transient", n_settle=2.0
     ).build(_site(key)),
+    "SarConverter": lambda key: SarConverter(3, process=PROCESS, comparator_F=TINY_F),
+    "Dac": lambda key: Dac(3, bits=6, process=PROCESS),
+    "SampleHold": lambda key: Chain([SampleHold(4, hold_s=PERIOD_S), _mac(key)]),
+    "EventGate": lambda key: EventGate(4, threshold=0.05, sides="two"),
+    "SparseUnit": lambda key: SparseUnitBlock(n_hidden=9, inhibition=0.3).build(
+        _site(key)
+    ),
+    "PassiveMixing": lambda key: PassiveMixing(2, 3, process=PROCESS),
+    "MixingUnit": lambda key: MixingUnitBlock(n_hidden=6, n_groups=2).build(_site(key)),
+    "WinnerTakeAll": _winners,
     "Chain": _chain,
     "Parallel": _parallel,
     "Residual": lambda key: Residual(_delay(key), hold_F=NODE_F),
@@ -245,6 +268,9 @@ CATALOGUE: dict[str, Callable] = {
 
 # Parts whose noise is that of the capacitor that samples them, counted there.
 WITHOUT_NOISE = {"AutomaticGain", "GilbertGate"}
+
+# What they put out is a code, whose slope is that of another function, by design.
+CODES = {"SarConverter", "Dac", "WinnerTakeAll"}
 
 
 @cache
