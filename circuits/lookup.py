@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -218,6 +218,12 @@ def truth_tables(circuit) -> UInt8[np.ndarray, "n entries"]:
     """The bits that a layer, or state bits, hold on chip: row j, entry Σ 2^i·pin_i."""
     logits = eqx.filter_jit(lambda circuit: circuit.logits())(circuit)
     return (np.asarray(logits) > 0).astype(np.uint8)
+
+
+def has_tables(model: Any) -> bool:
+    """Whether a model holds lookup tables, which can be evaluated soft."""
+    is_table = lambda node: hasattr(node, "soft") and hasattr(node, "logits")
+    return any(map(is_table, jax.tree.leaves(model, is_leaf=is_table)))
 
 
 def softened(model: Model, *, tables_only: bool = True) -> Model:

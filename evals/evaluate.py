@@ -13,8 +13,7 @@ import jax.random as jr
 import numpy as np
 
 from circuits.event_gate import measure_activity
-from circuits.lookup import LookupLayer, softened
-from circuits.lookup_state import LookupState
+from circuits.lookup import has_tables, softened
 from circuits.memory import HashedMemory
 from evals.energy import MACHINES
 from evals.quality import Quality, median_interval, quality_of, score, scored_hits
@@ -212,14 +211,6 @@ def training_rate(folder: Path) -> float | None:
     seconds = np.diff([line["seconds"] for line in updates])
     tokens = np.diff([line["tokens"] for line in updates])
     return float(np.median(tokens[1:]) / max(float(np.median(seconds[1:])), 1e-9))
-
-
-def has_tables(model: Model) -> bool:
-    """Whether a model holds lookup tables, which can be evaluated soft."""
-    return any(
-        isinstance(circuit, LookupLayer | LookupState)
-        for _, circuit in circuits_of(model)
-    )
 
 
 def _energies(run: TrainedRun, model: Model, prices: str):

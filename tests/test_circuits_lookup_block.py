@@ -14,11 +14,18 @@ from scipy.stats import binom, norm
 
 from circuits.blocks.base import Site
 from circuits.blocks.lookup import LookupBlock, enable_thresholds
+from circuits.lookup import softened
 from circuits.lookup_encoders import binary_encoder, thermometer
 from circuits.lookup_network import LookupNetworkLayer
 from circuits.lookup_readout import FULL_SCALE_NATS, GroupSum
 from physnn.circuit import run
 from tests.helpers import PROCESS, QUIET, assert_variance, run_jit
+from train.experiment import Experiment
+from train.loop import train, validate
+from train.metrics import read_metrics
+from train.model import PhysicalConfig
+from train.objective import make_score, split
+from train.tasks import TextConfig
 
 
 def site(width=4):
@@ -148,6 +155,34 @@ def test_block_remembers_and_names_what_is_its_own():
     other = run(block, xs.at[0].multiply(-1.0), process=QUIET, key=jr.key(0))
     assert ys.shape == xs.shape
     assert np.any(ys[2:] != other[2:])  # without taps, the state bits alone
+
+
+@pytest.mark.usefixtures("plain_promotion")
+def test_training_logs_how_far_soft_tables_are_from_hard_ones(tmp_path):
+    (tmp_path / "text.txt").write_text("charge and noise " * 400)
+    block = LookupBlock(n_states=6, n_tables=8, k=3, n_taps=2)
+    experiment = Experiment(
+        steps=4,
+        batch=4,
+        evaluate_every=2,
+        evaluation_windows=8,
+        task=TextConfig(path=str(tmp_path / "text.txt"), context=16),
+        model=PhysicalConfig(layer=(block,), n_layers=1, width=8),
+    )
+    run = train(experiment, tmp_path / "run")
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    scored = [line for line in lines if "validation_bits_per_byte" in line]
+    assert [line["step"] for line in scored] == [2, 4]
+    task = experiment.task.build()
+    for key, model in {"": run.model, "soft_": softened(run.model)}.items():
+        trained, rest = split(model, experiment)
+        score = make_score(rest, experiment=experiment, process=run.process)
+        expected = validate(score, trained, task, experiment)
+        found = scored[-1][f"validation_{key}bits_per_byte"]
+        assert found == pytest.approx(expected, rel=1e-6)
+    hard, soft = (scored[-1][f"validation_{key}bits_per_byte"] for key in ("", "soft_"))
+    assert scored[-1]["soft_hard_gap"] == pytest.approx(soft / hard - 1, abs=1e-9)
+    assert soft != hard
 
 
 @pytest.mark.parametrize("field", ["n_states", "n_tables", "n_taps", "width"])

@@ -1,6 +1,7 @@
 """Experiments: round trips, and one sentence with a path for what is wrong."""
 
 import dataclasses
+import math
 import string
 from functools import partial
 from pathlib import Path
@@ -109,6 +110,8 @@ def test_saved_experiment_loads_back_equal(drawn, model, tmp_path_factory):
         ({"optimizer": {"b1": "0.9"}}, r"must be a number, .* @ \$\.optimizer\.b1"),
         ({"optimizer": {"b1": 1.5}}, r"`b1` must be from 0 to below 1, but is 1\.5"),
         ({"optimizer": {"peak_rate": float("nan")}}, r"`peak_rate` must be positive"),
+        ({"optimizer": {"peak_rate": math.inf}}, r"`peak_rate` must be .* finite"),
+        ({"optimizer": {"weight_decay": math.inf}}, r"`weight_decay` must be finite"),
         ({"steps": 0}, r"`steps` must be at least 1, but is 0"),
         ({"noise": {"energy_weight": -1.0}}, r"`energy_weight` must not be negative"),
         (

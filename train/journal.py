@@ -96,8 +96,15 @@ class Journal:
         self._watch.alive()
         return False
 
-    def validation(self, step: int, bits_per_byte: float) -> None:
-        self._write(step, {"validation_bits_per_byte": bits_per_byte})
+    def validation(
+        self, step: int, bits_per_byte: float, *, soft: float | None = None
+    ) -> None:
+        """Write a score; `soft` is that of soft lookup tables, where there are any."""
+        line = {"validation_bits_per_byte": bits_per_byte}
+        if soft is not None:
+            line["validation_soft_bits_per_byte"] = soft
+            line["soft_hard_gap"] = soft / bits_per_byte - 1
+        self._write(step, line)
         self._show.validation(bits_per_byte)
 
     def paused(self, seconds: float) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
+from circuits.lookup import has_tables
 from physnn.dynamics import integrated
 from physnn.keys import stream
 from physnn.process import Process, load_process
@@ -145,6 +146,7 @@ def train(
         rate = task.bytes_per_token("train")
         update = make_update(rest, **asked, teacher=teacher, bytes_per_token=rate)
         score = make_score(rest, **asked)
+        soft = make_score(rest, **asked, soft=True) if has_tables(rest) else None
         stack.enter_context(plain_errors(device))
         journal = stack.enter_context(
             Journal(experiment, folder, done=done, progress=progress)
@@ -194,11 +196,11 @@ def train(
 
             paused = time.monotonic()
             if evaluate:
-                bits_per_byte = validate(
-                    score, state.trained, task, experiment, mesh=mesh
-                )
+                seen = (state.trained, task, experiment)
+                bits_per_byte = validate(score, *seen, mesh=mesh)
                 best = min(best, bits_per_byte)
-                journal.validation(step, bits_per_byte)
+                twin = validate(soft, *seen, mesh=mesh) if soft else None
+                journal.validation(step, bits_per_byte, soft=twin)
             if save or stopped_by:
                 journal.flush()
                 whole = Held(state, fixed, jnp.asarray(best))

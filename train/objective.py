@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Integer, Key, PyTree, UInt32
 
+from circuits.lookup import softened
 from circuits.lookup_bits import exploring
 from physnn.energy import load_prices
 from physnn.keys import stream
@@ -310,11 +311,12 @@ def make_score(
     mesh: Mesh | None = None,
     surroundings: Surroundings | None = None,
     device: Device | None = None,
+    soft: bool = False,
 ) -> jax.stages.Wrapped:
     """The jitted `(trained, tokens, scored, key) -> sum of bits` of scored targets.
 
     In the environment of training, when no schedule changes it; training with a device
-    in the loop is scored on it.
+    in the loop is scored on it. `soft`: with soft lookup tables.
     """
     chip_of = (surroundings or nominal(experiment)).chip_of()
     mesh = mesh or experiment.mesh.build(batch=experiment.batch)
@@ -328,6 +330,7 @@ def make_score(
         key: Key[Array, ""],
     ):
         model = eqx.combine(gathered(trained, mesh), rest)
+        model = softened(model) if soft else model
         chips = experiment.chips
         if experiment.in_the_loop:
             model, chips = in_the_loop(model, experiment.hardware, device), 0

@@ -1,5 +1,6 @@
 """The optimizer: AdamW with warm-up and cosine decay, as an optax chain."""
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -27,11 +28,16 @@ class OptimizerConfig:
     sharpness: float = 0.0
 
     def __post_init__(self):
-        for name in ("peak_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(
-                    f"Argument `{name}` must be positive, but is {getattr(self, name)}."
-                )
+        if not 0 < self.peak_rate < math.inf:
+            raise ValueError(
+                "Argument `peak_rate` must be positive and finite, but is"
+                f" {self.peak_rate}."
+            )
+        if not self.clip_norm > 0:
+            raise ValueError(
+                "Argument `clip_norm` must be positive (inf: gradients are not"
+                f" clipped), but is {self.clip_norm}."
+            )
         for name in ("warmup", "b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
@@ -39,9 +45,9 @@ class OptimizerConfig:
                     f" {getattr(self, name)}."
                 )
         for name in ("weight_decay", "sharpness"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(
-                    f"Argument `{name}` must not be negative, but is"
+                    f"Argument `{name}` must be finite and not negative, but is"
                     f" {getattr(self, name)}."
                 )
 
