@@ -19,7 +19,7 @@ from physnn.lines import ChargeLines
 from physnn.materialized import materialized
 from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
-from physnn.products import by_rows
+from physnn.products import by_rows, shifted
 
 # Drawn area of an amplifier's input pair: sets its offset. 4 µm² keeps a 28 nm pair
 # at 1 mV.
@@ -133,7 +133,7 @@ class ChargeMac(AbstractMemorylessCircuit):
 
     def apply(self, x, *, process, key):
         y = materialized(by_rows(materialized(x), self.weight.realized()))
-        y = coupled(y + self.offset.realized(), process=process)
+        y = coupled(shifted(y, self.offset.realized()), process=process)
         y = thermal_noise(y, self.noise_variance(process), process=process, key=key)
         return limited(y)
 

@@ -18,6 +18,7 @@ from physnn.full_scale import limited
 from physnn.materialized import materialized
 from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
+from physnn.products import scaled, shifted, sum_of_rows
 from physnn.time_parts import joined, n_parts, with_past
 
 # Load of a node inside a block: a short wire, a gate, a sampling capacitor.
@@ -62,7 +63,7 @@ class AutomaticGain(AbstractMemorylessCircuit):
         del process, key
         power = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         scale = self.level * jax.lax.rsqrt(power + self.floor**2)
-        return limited(x * scale * self.gain.realized())
+        return limited(scaled(x * scale, self.gain.realized()))
 
     def events(self, process, *, period_s):
         del period_s
@@ -150,7 +151,7 @@ class GilbertGate(AbstractMemorylessCircuit):
     def apply(self, x, *, process, key):
         del key
         a, b = jnp.split(x, 2, axis=-1)
-        b = b + self.offset.realized()
+        b = shifted(b, self.offset.realized())
         return a * jnp.tanh(b / process.linear_range())
 
     def events(self, process, *, period_s):
@@ -300,8 +301,7 @@ def _tapped_gradient(residuals, g):
     g, past = materialized(g), len(taps) - 1
     none = jnp.zeros((past, *g.shape[1:]), g.dtype)
     to_held = tapped(taps[::-1], materialized(jnp.concatenate([none, g, none])))
-    axes = tuple(range(g.ndim - 1))
-    to_taps = [jnp.sum(g * held[k : k + len(g)], axes) for k in range(past, -1, -1)]
+    to_taps = [sum_of_rows(g * held[k : k + len(g)]) for k in range(past, -1, -1)]
     return jnp.stack(to_taps), to_held
 
 

@@ -14,6 +14,7 @@ from physnn.export.compose import array
 from physnn.export.netlist import Device, Netlist, Parameter
 from physnn.noise import coupled, rms, thermal_noise
 from physnn.process import Process
+from physnn.products import shifted
 from physnn.recurrence import linear_recurrence
 
 # Drawn area of the steering pair.
@@ -78,7 +79,7 @@ class GatedRC(AbstractDynamicCircuit):
 
     def rate(self, s, *, process: Process):
         """a = g(s)·T/C: time constants of the steered gate in a token."""
-        steer = 2 * (s + self.offset.realized()) / process.linear_range()
+        steer = 2 * shifted(s, self.offset.realized()) / process.linear_range()
         return process.rate * self.rate_max * jax.nn.sigmoid(steer)
 
     def coefficients(self, x, *, process: Process):

@@ -1,4 +1,4 @@
-"""Products of rows: the plain product, its gradient, and no copies for it."""
+"""Rows times a matrix and with a vector: plain arithmetic, and how slopes are taken."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import jax.random as jr
 import numpy as np
 import pytest
 
-from physnn.products import by_rows, rows_over_devices
+from physnn.products import by_rows, rows_over_devices, scaled, shifted, sum_of_rows
 
 X, W = jr.normal(jr.key(0), (3, 4, 5)), jr.normal(jr.key(1), (5, 6))
 
@@ -38,3 +38,43 @@ def test_the_gradient_of_the_matrix_is_over_one_axis_but_on_a_mesh():
     with rows_over_devices():
         assert transposed(X, W) == 1
     assert transposed(X, W) == 0
+
+
+@pytest.mark.parametrize(
+    "axes", [(), (4,), (32,), (48, 3), (20, 3), (16, 2, 3)], ids=str
+)
+@pytest.mark.parametrize(
+    ("ours", "plain"), [(shifted, jnp.add), (scaled, jnp.multiply)]
+)
+def test_a_vector_in_every_row_is_plain_arithmetic_with_its_slopes(axes, ours, plain):
+    x, by = jr.normal(jr.key(3), (*axes, 5)), jr.normal(jr.key(4), (5,))
+    ways = jr.normal(jr.key(5), x.shape), jr.normal(jr.key(6), by.shape)
+    found = [
+        (
+            jax.value_and_grad(loss(function), (0, 1))(x, by),
+            jax.jvp(loss(function), (x, by), ways),
+        )
+        for function in (ours, plain)
+    ]
+    for one, other in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_a_row_for_each_sample_is_not_summed():
+    # Where flicker moves an offset, each sequence has its own.
+    x, by = jr.normal(jr.key(3), (32, 4, 5)), jr.normal(jr.key(4), (4, 5))
+    slope = jax.grad(lambda by: jnp.sum(x * shifted(x, by)))(by)
+    np.testing.assert_allclose(slope, jnp.sum(x, 0), rtol=1e-5, atol=1e-5)
+
+
+def test_sums_are_of_slices_but_on_a_mesh():
+    def adds() -> int:
+        slope = jax.jit(jax.grad(lambda by: jnp.sum(jnp.sin(shifted(rows, by)))))
+        return slope.lower(jnp.ones(5)).as_text().count("stablehlo.slice")
+
+    rows = jr.normal(jr.key(3), (32, 4, 5))
+    assert adds() == 16
+    with rows_over_devices():
+        assert adds() == 0
+    x = jr.normal(jr.key(7), (64, 3, 5))
+    np.testing.assert_allclose(sum_of_rows(x), jnp.sum(x, (0, 1)), rtol=1e-5, atol=1e-5)

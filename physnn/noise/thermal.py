@@ -6,6 +6,7 @@ from jaxtyping import Array, Float, Key
 from physnn.materialized import materialized
 from physnn.noise.white import white
 from physnn.process import Process
+from physnn.products import scaled
 
 
 def thermal_noise(
@@ -21,7 +22,7 @@ def noisy(
     x: Float[Array, "*batch n"], variance, key: Key[Array, ""]
 ) -> Float[Array, "*batch n"]:
     """`x` with white noise of `variance` added; also where a traced one is zero."""
-    return x + rms(variance) * white(key, x.shape)
+    return x + scaled(white(key, x.shape), rms(variance))
 
 
 def rms(variance) -> Float[Array, "..."]:

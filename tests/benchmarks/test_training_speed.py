@@ -41,14 +41,18 @@ FAMILIES = (
 ROUNDS = 9
 
 
-def stepper(name: str):
-    """A function that does one training step, and the model's size.
+def stepper(name: str, *, batch: int | None = None):
+    """A function that does one training step, the model's size, and its tokens.
 
     On all devices there are: with `JAX_NUM_CPU_DEVICES=2` each core is one.
     """
     path = config_folder() / "experiments" / f"{name}.toml"
     experiment = load_experiment(path)
-    experiment = replace(experiment, mesh=MeshConfig(data=jax.device_count()))
+    experiment = replace(
+        experiment,
+        mesh=MeshConfig(data=jax.device_count()),
+        batch=batch or experiment.batch,
+    )
     mesh = experiment.mesh.build(batch=experiment.batch)
     assert isinstance(experiment.model, PhysicalConfig | TransformerConfig)
     process = load_process(experiment.process)
@@ -89,10 +93,12 @@ def test_training_step(benchmark):
     time_once(benchmark, steps[EXPERIMENTS[1]])
 
 
-def test_families(benchmark):
+# With four times the rows, what it costs to start an operation is a quarter.
+@pytest.mark.parametrize("batch", [16, 64])
+def test_families(benchmark, batch):
     """Training tokens per second of every family and of the transformer beside it."""
     names = ("transformer_l", *FAMILIES)
-    built = {name: stepper(f"wikitext2_{name}") for name in names}
+    built = {name: stepper(f"wikitext2_{name}", batch=batch) for name in names}
     medians = interleaved({name: each[0] for name, each in built.items()}, rounds=5)
     report(benchmark, medians, floor="transformer_l")
     for name, (_, n_parameters, tokens) in built.items():
