@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -79,8 +80,8 @@ def sum_of_rows(x: Float[Array, "*rows n"]) -> Float[Array, " n"]:
     at which it adds arrays (docs/performance.md).
     """
     axes = tuple(range(x.ndim - 1))
-    n = _slices(x.shape)
-    return jnp.sum(materialized(sum(jnp.split(x, n))) if n > 1 else x, axes)
+    slices = jnp.split(x, _slices(x.shape))
+    return jnp.sum(materialized(reduce(jnp.add, slices)) if slices[1:] else x, axes)
 
 
 def _in_rows(v: Float[Array, " n"], shape: tuple[int, ...]) -> Float[Array, "*rows n"]:
