@@ -1,11 +1,15 @@
 """The least that a converter is billed: what has been measured."""
 
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
 # Bits, and Joules that the best converters of so many were measured at, at any node:
 # `adc.clamp.*` of configs/hardware/energy_facts.csv.
 FLOORS_J = {6: 0.3e-12, 8: 1.0e-12}
 
 
-def floor_J(bits: int) -> float:
+def floor_J(bits: Float[Array, ""] | float | int) -> Float[Array, ""] | float:
     """The least that one conversion of `bits` is billed, without its logic [J].
 
         floor = 0.3 pJ up to 6 bits, 1.0 pJ from 8 on, 0.55 pJ (geometric mean) at 7
@@ -24,7 +28,11 @@ def floor_J(bits: int) -> float:
     with it on top no corner of a bill falls below what was measured.
     """
     (few, low_J), (many, high_J) = FLOORS_J.items()
-    share = min(1.0, max(0.0, (bits - few) / (many - few)))
+    share = (bits - few) / (many - few)
+    if isinstance(share, jax.Array):
+        share = jnp.clip(share, 0.0, 1.0)
+    else:
+        share = min(1.0, max(0.0, share))
     return low_J * (high_J / low_J) ** share
 
 

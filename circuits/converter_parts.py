@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from physnn.bank import Bank
 from physnn.process import Process
@@ -34,10 +35,13 @@ def drawn_unit_F(unit_F: float | None, process: Process) -> float:
     return unit_F or least
 
 
-def fixed_bank(units: list[float], n: int, unit_F: float, process: Process) -> Bank:
+def fixed_bank(
+    units: list[float], n: int, unit_F: float, process: Process, *, sized: bool = False
+) -> Bank:
     """Capacitors of the same `units` in every channel, as one vector.
 
-    A vector, because an optimizer decays matrices: these values are not trained.
+    A vector, because an optimizer decays matrices: these values are not trained, only
+    their `size` if they are `sized`.
     """
     return Bank(
         jnp.repeat(jnp.asarray(units), n),
@@ -45,6 +49,7 @@ def fixed_bank(units: list[float], n: int, unit_F: float, process: Process) -> B
         unit="C/C_unit",
         n_units=round(max(units)),
         programmed=False,
+        size=jnp.zeros(()) if sized else None,
         # The units of both halves err together.
         area_m2=2 * unit_F / process.capacitor_density_F_per_m2,
     )
@@ -54,3 +59,20 @@ def straight_through(x, y):
     """y with the gradient of x inside ±1, and none outside."""
     inside = jnp.where(jnp.abs(x) <= 1, x, jax.lax.stop_gradient(jnp.sign(x)))
     return inside + jax.lax.stop_gradient(y - inside)
+
+
+def resolved(x, y, *, noise, step):
+    """`straight_through`, and how the error grows with `noise` and with the `step`.
+
+    What is sampled beside x passes; what is left of the error is in proportion to the
+    step of the code (as `physnn.straight_through.quantize_to`).
+    """
+    held = jax.lax.stop_gradient
+    # Nothing is added but slopes: both sums are zero.
+    growth = step / held(step) - 1
+    return straight_through(x, y) + (noise - held(noise)) + held(y - x - noise) * growth
+
+
+def plain(value):
+    """A number where it is known, so that a bill keeps all digits of its counts."""
+    return value if isinstance(value, Tracer) else float(value)

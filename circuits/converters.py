@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from circuits.converter_cells import DECIDE, sar_netlist
 from circuits.converter_floor import dac_floor_J, floor_J
 from circuits.converter_parts import (
     check_sizes,
     drawn_unit_F,
     fixed_bank,
+    plain,
+    resolved,
     straight_through,
 )
 from physnn.bank import Bank
@@ -36,8 +39,6 @@ from physnn.straight_through import quantize
 COMPARATOR_F = 20e-15
 # Drawn area of a comparator's input pair: sets its offset.
 COMPARATOR_PAIR_M2 = 4e-12
-# Slope of a comparator in a netlist: 10 µV of full scale decides.
-DECIDE = 1e5
 
 
 class SarConverter(AbstractMemorylessCircuit):
@@ -62,6 +63,11 @@ class SarConverter(AbstractMemorylessCircuit):
     best converters were measured to take (`floor_J`), `measured floor` bills the rest,
     and the flip-flops on top. At 28 nm the sum lies inside the range of the survey
     (tested). Does not bill: a reference buffer.
+
+    The `size` of its capacitors can be trained: C_Σ is e^size times as large. Above
+    zero units and comparators grow, and noise and mismatch shrink; below it units are
+    halved, and each time a bit and its decision go. The slope of y sees what is sampled
+    and, below zero, all other error as if it followed the step of the code.
 
     Assumes: the two halves are one array of twice the area; complete settling. The law
     of E(y − x)² holds below 0.3 LSB of comparator noise. Does not model: noise and
@@ -100,7 +106,7 @@ class SarConverter(AbstractMemorylessCircuit):
         self.bits, self.comparator_F = bits, comparator_F
         self.unit_F = drawn_unit_F(unit_F, process)
         units = [2.0**k for k in range(bits - 2, -1, -1)] + [1.0]
-        self.capacitor = fixed_bank(units, n, self.unit_F, process)
+        self.capacitor = fixed_bank(units, n, self.unit_F, process, sized=True)
         self.offset = Bank(
             jnp.zeros(n),
             kind="threshold",
@@ -108,10 +114,28 @@ class SarConverter(AbstractMemorylessCircuit):
             area_m2=COMPARATOR_PAIR_M2,
         )
 
+    def code_bits(self) -> Float[Array, ""] | int:
+        """Bits of the code at the size of the capacitors: `bits` or fewer.
+
+        The gradient does not see that they are whole.
+        """
+        units = self.capacitor.units()
+        return self.bits if isinstance(units, int) else jnp.log2(units) + 2
+
+    def total_F(self) -> Float[Array, ""] | float:
+        """C_Σ as designed, of one half [F]."""
+        units = 2 * plain(self.capacitor.units())
+        return self.unit_F * units * plain(self.capacitor.area_factor())
+
+    @property
+    def resolution(self) -> int:
+        """`code_bits` of a converter whose size is known."""
+        return round(float(self.code_bits()))
+
     @property
     def lsb(self) -> float:
         """One step of the code, as a fraction of full scale."""
-        return 2.0 ** (1 - self.bits)
+        return 2.0 ** (1 - self.resolution)
 
     def weights(self) -> Float[Array, "bits_less_1 n"]:
         """C_k / C_Σ of this chip, the largest first."""
@@ -119,11 +143,16 @@ class SarConverter(AbstractMemorylessCircuit):
         return units[:-1] / jnp.sum(units, axis=0)
 
     def apply(self, x, *, process, key):
-        weights, n_units = self.weights(), 2 ** (self.bits - 1)
-        sampled = process.thermal_variance(self.unit_F * n_units)
+        weights, bits = self.weights(), self.code_bits()
+        step = 2.0 ** (1 - jnp.asarray(bits, x.dtype))
+        grown = self.capacitor.area_factor()
+        sampled = process.thermal_variance(self.unit_F)
+        sampled = sampled / (2 * self.capacitor.units() * grown)
         decided = process.thermal_variance(self.comparator_F)
-        r = bowed(x, lsb=self.lsb, process=process)
-        r = thermal_noise(r, sampled, process=process, key=stream(key, "sample"))
+        decided = jax.lax.stop_gradient(decided / grown)
+        held = jax.lax.stop_gradient(bowed(x, lsb=step, process=process))
+        r = thermal_noise(held, sampled, process=process, key=stream(key, "sample"))
+        noise = r - held
         r = jax.lax.stop_gradient(r + self.offset.realized())
         undecided = metastable_window(process)
         code = jnp.zeros_like(r)
@@ -132,10 +161,11 @@ class SarConverter(AbstractMemorylessCircuit):
                 r, decided, process=process, key=stream(key, f"decision{k}")
             )
             sign = decided_sign(seen, undecided, stream(key, f"undecided{k}"))
-            code = code + sign * 2.0 ** -(k + 1)
+            # Bits that the size has taken are not decided.
+            code = code + jnp.where(k < bits - 0.5, sign * 2.0 ** -(k + 1), 0.0)
             if k < self.bits - 1:
                 r = r - sign * jax.lax.stop_gradient(weights[k])
-        return straight_through(x, code)
+        return resolved(x, code, noise=noise, step=step)
 
     def transitions(self) -> Float[np.ndarray, "codes_less_1 n"]:
         """The inputs at which the code of this chip changes, lowest first [full scale].
@@ -143,11 +173,12 @@ class SarConverter(AbstractMemorylessCircuit):
         Where code c begins, the decisions above its lowest one-bit have cancelled what
         the capacitors hold: the edge is their sum. Exact while no code is missing.
         """
-        weights = np.asarray(self.weights())
-        codes = np.arange(1, 2**self.bits)
-        bits = (codes[:, None] >> np.arange(self.bits - 1, -1, -1)) & 1
-        lowest = self.bits - 1 - np.argmax(bits[:, ::-1], axis=1)
-        before = np.arange(self.bits - 1) < lowest[:, None]
+        n = self.resolution
+        weights = np.asarray(self.weights())[: n - 1]
+        codes = np.arange(1, 2**n)
+        bits = (codes[:, None] >> np.arange(n - 1, -1, -1)) & 1
+        lowest = n - 1 - np.argmax(bits[:, ::-1], axis=1)
+        before = np.arange(n - 1) < lowest[:, None]
         signs = np.where(before, 2 * bits[:, :-1] - 1, 0)
         return signs @ weights.astype(float) - np.asarray(self.offset.realized())
 
@@ -164,15 +195,18 @@ class SarConverter(AbstractMemorylessCircuit):
 
     def error_variance(self, process: Process) -> dict[str, float]:
         """E(y − x)² over inputs that fill the range, by cause [full scale²]."""
-        n_units = 2 ** (self.bits - 1)
+        n_units = 2 ** (self.resolution - 1)
+        grown = float(self.capacitor.area_factor())
         spread = process.spread(self.capacitor.kind, self.capacitor.area_m2)
-        shares = 2.0 ** -np.arange(1, self.bits)
+        shares = 2.0 ** -np.arange(1, self.resolution)
         return {
             "quantization": self.lsb**2 / 12,
-            "sampling": process.thermal_variance(self.unit_F * n_units),
-            "comparator": process.thermal_variance(self.comparator_F),
+            "sampling": process.thermal_variance(float(self.total_F())),
+            "comparator": process.thermal_variance(self.comparator_F) / grown,
             # Var(C_k/C_Σ) = σ_unit²/C_Σ·(w − w²), w the share of C_k.
-            "mismatch": spread**2 / n_units * float(np.sum(shares - shares**2)),
+            "mismatch": spread**2
+            / (n_units * grown)
+            * float(np.sum(shares - shares**2)),
         }
 
     def effective_bits(self, process: Process) -> float:
@@ -181,28 +215,31 @@ class SarConverter(AbstractMemorylessCircuit):
 
     def events(self, process, *, period_s):
         del period_s
-        n, total_F = self.n_out, self.unit_F * 2 ** (self.bits - 1)
+        n, total_F, bits = self.n_out, self.total_F(), plain(self.code_bits())
+        comparator_F = self.comparator_F * plain(self.capacitor.area_factor())
         buffers_C = 2 * process.settling_charge_C(total_F)
         charges = {
             "samples": 2 * total_F * process.swing_V,
             # Of the two halves one is switched, the whole array in B − 1 decisions.
             "array": total_F * process.supply_V * process.as_drawn("array"),
             "comparators": 2
-            * self.bits
-            * self.comparator_F
+            * bits
+            * comparator_F
             * process.supply_V
             * process.as_drawn("comparators"),
         }
         # By the best amplifiers: no corner of a bill is below the floor.
         own = sum(charges.values()) + buffers_C * process.amplifier_excess.low
-        missing = floor_J(self.bits) / process.supply_V - own
-        if missing > 0:
+        missing = floor_J(bits) / process.supply_V - own
+        if isinstance(missing, jax.Array):
+            missing = jnp.maximum(missing, 0.0)
+        if isinstance(missing, jax.Array) or missing > 0:
             charges["measured floor"] = missing
         return (
             *(Event("supply_charge_C", n * q, part) for part, q in charges.items()),
             Event("amplifier_charge_C", n * buffers_C, "buffers"),
             # A shift register of B, clocked B times, and the B bits it fills.
-            Event("flop_cycle", n * self.bits * (self.bits + 1), "sequencers"),
+            Event("flop_cycle", n * bits * (bits + 1), "sequencers"),
         )
 
     def diagnose(self, xs, *, process, key):
@@ -214,42 +251,7 @@ class SarConverter(AbstractMemorylessCircuit):
         }
 
     def netlist(self, process, *, name) -> Netlist:
-        weights = np.asarray(self.weights())
-        offsets = cells.realized(self.offset).tolist()
-        number, unit = cells.number, []
-        first = f"{cells.difference('x', process)} + offset"
-        unit.append(Device("r0", "voltage", ("r0", "ref"), law=first))
-        sign = lambda k: cells.clip(f"{number(DECIDE)} * v(r{k}, ref)")
-        for k in range(self.bits - 1):
-            law = f"v(r{k}, ref) - w{k} * {sign(k)}"
-            unit.append(Device(f"r{k + 1}", "voltage", (f"r{k + 1}", "ref"), law=law))
-        terms = [f"{number(2.0 ** -(k + 1))} * {sign(k)}" for k in range(self.bits)]
-        unit += cells.differential_voltage("y", " + ".join(terms), process)
-        xs = np.repeat(cells.trial_vectors((12, 1)), self.n_in, axis=1)
-        ys = cells.predicted(self, xs, process)
-        bench = cells.static_bench(
-            f"{name}_unit_codes", {"x": xs[:, 0]}, {"y": ys[:, 0]}, process=process
-        )
-        parameters = {
-            f"w{k}": Parameter(float(w), "C/C_total", "realized binary weight")
-            for k, w in enumerate(weights[:, 0])
-        }
-        cell = Netlist(
-            f"{name}_unit",
-            (*cells.halves("x", "y"), "ref"),
-            tuple(unit),
-            parameters=parameters
-            | {"offset": Parameter(offsets[0], "full scale", "of the comparator")},
-            benches=(bench,),
-            notes="The loop of successive approximation, unrolled: v(r_k, ref) is what"
-            " is left of the sample before decision k, 1 V for full scale. A comparator"
-            f" is a slope of {number(DECIDE)}.",
-        )
-        values = [
-            {f"w{k}": float(w) for k, w in enumerate(column)} | {"offset": offset}
-            for column, offset in zip(weights.T, offsets, strict=True)
-        ]
-        return array(name, [(cell, value) for value in values])
+        return sar_netlist(self, process, name=name)
 
 
 class Dac(AbstractMemorylessCircuit):

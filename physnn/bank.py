@@ -31,9 +31,9 @@ class Bank(eqx.Module):
     - `unit`: SI unit of `value`, or what a ratio is of (`"C/C_f"`).
     - `size`: log of the drawn area over that of `n_units` smallest devices, one for the
       bank; None is fixed. Above zero the unit devices grow. Below it fewer of them make
-      the largest value, so that a code has fewer levels; a bank of one unit stays at
-      the smallest. It can be trained: charge grows with it, noise, mismatch and
-      rounding shrink.
+      the largest value, so that a code, its own or that of a converter, has fewer
+      levels; a bank of one unit stays at the smallest. It can be trained: charge grows
+      with it, noise, mismatch and rounding shrink.
     - `n_units`: how many unit devices in parallel make the largest value, at most.
     - `area_m2`: smallest area of one unit device [m²].
     - `bits`: programmed code, sign included; None is continuous.
@@ -92,15 +92,19 @@ class Bank(eqx.Module):
     def units(self) -> Float[Array, ""] | int:
         """Unit devices in parallel that make the largest value: `n_units` or fewer.
 
-        2^b − 1 of them, all that a code of b bits and a sign can tell apart. The
-        gradient does not see that b is whole.
+        2^b − 1 of them, all that a code of b bits and a sign can tell apart; 2^b of an
+        uncoded bank, whose binary weights they are. The gradient does not see that b is
+        whole.
         """
         if self.size is None or isinstance(self.size, jax.ShapeDtypeStruct):
             return self.n_units  # known by shapes alone: as it starts
         wanted = self.n_units * jnp.exp(jnp.minimum(self.size, 0.0))
         # Whole bits: a level less would be stored at the same price.
-        bits = jnp.maximum(jnp.round(jnp.log2(wanted + 1)), 1.0)
-        whole = jnp.round(2.0**bits) - 1
+        if self.bits is None:
+            whole = jnp.round(2.0 ** jnp.maximum(jnp.round(jnp.log2(wanted)), 0.0))
+        else:
+            bits = jnp.maximum(jnp.round(jnp.log2(wanted + 1)), 1.0)
+            whole = jnp.round(2.0**bits) - 1
         relative = wanted / jax.lax.stop_gradient(wanted) - 1
         return whole + jax.lax.stop_gradient(whole) * relative
 

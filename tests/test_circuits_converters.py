@@ -1,6 +1,7 @@
 """Converters: bit-true loops held against levels, variances and linearity of theory."""
 
 import json
+import math
 
 import equinox as eqx
 import jax
@@ -19,6 +20,7 @@ from physnn.energy.events import adc_event
 from physnn.export.package import export
 from physnn.fabricate import fabricate
 from physnn.straight_through import quantize
+from physnn.variation.matching import device_sigma
 from tests.helpers import (
     PERIOD_S,
     PROCESS,
@@ -88,6 +90,60 @@ def test_larger_capacitors_buy_less_noise():
     )
     for part in ("samples", "array", "comparators"):
         assert big[part] == pytest.approx(4 * small[part], rel=1e-6, abs=0)
+
+
+def sized(size: float, bits: int = 8, n: int = 2):
+    sar = SarConverter(n, bits=bits, process=PROCESS)
+    return eqx.tree_at(lambda s: s.capacitor.size, sar, jnp.asarray(size, jnp.float32))
+
+
+def figures(sar):
+    """What is billed, what errs, and the spread of its capacitors."""
+    counts = totals(sar.events(PROCESS, period_s=PERIOD_S))
+    shares = sar.capacitor.nominal() / jnp.sum(sar.capacitor.nominal())
+    spread = device_sigma(sar.capacitor, PROCESS) / sar.capacitor.nominal() * shares
+    return counts, sar.error_variance(PROCESS), spread[: (sar.resolution - 1) * 2]
+
+
+def assert_alike(one, other):
+    for ours, theirs in zip(figures(one)[:2], figures(other)[:2], strict=True):
+        for name, value in theirs.items():
+            assert ours[name] == pytest.approx(value, rel=2e-5, abs=0), name
+    np.testing.assert_allclose(figures(one)[2], figures(other)[2], rtol=2e-5)
+
+
+@pytest.mark.parametrize("bits", [7, 6, 4, 2])
+def test_a_converter_of_fewer_units_is_one_of_fewer_bits(bits):
+    small, plain = sized(-math.log(2) * (8 - bits)), sized(0.0, bits)
+    assert small.resolution == bits
+    assert_alike(small, plain)
+    x = jr.uniform(jr.key(0), (200, 2), minval=-1.1, maxval=1.1)
+    one, other = (run_jit(s, x, process=QUIET, key=jr.key(0)) for s in (small, plain))
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(small.transitions(), plain.transitions(), atol=1e-6)
+
+
+def test_a_converter_of_larger_units_errs_less_and_draws_more():
+    drawn = SarConverter(2, process=PROCESS, unit_F=1.2e-15, comparator_F=80e-15)
+    assert_alike(sized(math.log(4)), drawn)
+    less, more = (figures(sized(size))[1] for size in (0.0, math.log(4)))
+    for cause in ("sampling", "comparator", "mismatch"):
+        assert less[cause] == pytest.approx(4 * more[cause])
+
+
+@pytest.mark.parametrize("size", [-math.log(4), -math.log(2), 0.5])
+def test_the_slope_of_the_error_to_the_size_is_that_of_its_variance(size):
+    x = jr.uniform(jr.key(0), (100_000, 2), minval=-0.98, maxval=0.98)
+
+    def error(size):
+        y = sized(size).apply(x, process=PROCESS, key=jr.key(1))
+        return jnp.mean(jnp.square(y - x))
+
+    # As the capacitor of a sample; below zero the rest as the square of a step.
+    causes = sized(size).error_variance(PROCESS)
+    rest = 2 * (causes["quantization"] + causes["comparator"]) if size < 0 else 0
+    expected = -causes["sampling"] - rest
+    assert float(jax.jit(jax.grad(error))(size)) == pytest.approx(expected, rel=0.05)
 
 
 def test_effective_bits_of_chips_are_those_of_the_formula():

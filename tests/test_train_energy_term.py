@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import equinox as eqx
 import jax
@@ -10,12 +11,16 @@ import jax.random as jr
 import numpy as np
 import pytest
 
+from circuits.converters import SarConverter
 from circuits.mac import ChargeMac
+from physnn.configs import config_folder
 from physnn.energy import bill, load_prices
 from physnn.energy.prices import OVERHEAD
 from physnn.fabricate import device_sigma
 from tests.helpers import PROCESS, physical_config
 from train.energy_term import REACH, at_pace, billed_J, size_pace, unit_sizes
+from train.experiment import load_experiment
+from train.model import PhysicalConfig
 
 PRICES = load_prices("analog28")
 PERIOD_S = 1e-6
@@ -66,6 +71,55 @@ def test_its_gradient_is_the_slope_of_the_bill():
     between = np.mean([float(slope(s)) for s in sizes]) * (sizes[-1] - sizes[0])
     difference = (energy_J(mac(sizes[-1])) - energy_J(mac(sizes[0]))) / 1e-12
     assert between == pytest.approx(float(difference), rel=0.1)
+
+
+def test_bias_currents_follow_capacitors_and_what_has_no_size_is_small():
+    experiment = load_experiment(
+        config_folder() / "experiments" / "wikitext2_gated_rc.toml"
+    )
+    assert isinstance(experiment.model, PhysicalConfig)
+    config = dataclasses.replace(experiment.model, converters="circuits")
+    model = config.build(vocabulary=256, process=PROCESS, key=jr.key(0))
+    less = eqx.tree_at(unit_sizes, model, replace_fn=lambda size: size - math.log(2))
+    full, coarse = (bill(each, PRICES, process=PROCESS) for each in (model, less))
+    # A bit less: half of the units that an amplifier settles, wires beside them.
+    falls = (
+        coarse.by_line()["amplifiers"].nominal / full.by_line()["amplifiers"].nominal
+    )
+    assert 0.5 < falls < 0.56
+    assert coarse.total.nominal < 0.7 * full.total.nominal
+    small = r"\.(delay|gate|agc|cell)\.|^agc\.|\.skip$|^dac\."
+    fixed = [row for row in full.rows if re.search(small, row.part)]
+    assert len({row.part for row in fixed}) > 30
+    assert sum(row.energy.nominal for row in fixed) < 0.01 * full.total.nominal
+
+
+def converter(size):
+    sar = SarConverter(3, process=PROCESS)
+    return eqx.tree_at(lambda s: s.capacitor.size, sar, jnp.asarray(size, jnp.float32))
+
+
+# At 7 bits that from 6 to 8; and where its own charge is above what was measured.
+@pytest.mark.parametrize(
+    ("low", "high", "sizes", "rel"),
+    [
+        (-math.log(4), 0.0, [-math.log(2)], 0.05),
+        (1.6, 2.4, np.linspace(1.6, 2.4, 17), 0.01),
+    ],
+    ids=["bits", "units"],
+)
+def test_its_slope_to_a_converter_is_that_of_the_bill(low, high, sizes, rel):
+    slope = jax.jit(jax.grad(lambda size: energy_J(converter(size)) / 1e-12))
+    difference = float(energy_J(converter(high)) - energy_J(converter(low))) / 1e-12
+    between = np.mean([float(slope(s)) for s in sizes]) * (high - low)
+    assert between == pytest.approx(difference, rel=rel)
+    assert difference > 1.0
+
+
+def test_a_converter_below_what_was_measured_grows_for_nothing():
+    assert float(energy_J(converter(0.5))) == pytest.approx(
+        float(energy_J(converter(0.0))), rel=0.02
+    )
 
 
 def test_fewer_units_are_what_fewer_bits_are():

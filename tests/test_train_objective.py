@@ -158,6 +158,17 @@ def test_energy_in_the_loss_shrinks_capacitors_that_were_grown():
     assert sizes[12:] == sizes[11:-1]
 
 
+@pytest.mark.usefixtures("plain_promotion")
+def test_energy_in_the_loss_takes_bits_from_a_converter():
+    model = dataclasses.replace(TINY.model, converters="circuits")
+    noise = NoiseAware(energy_weight=1e6, sizes_from=0.0, sizes_until=1.0)
+    experiment = dataclasses.replace(TINY, model=model, steps=8, noise=noise)
+    model, measured, _ = updated(experiment, 8)
+    assert model.readout.bits == 8
+    assert model.readout.resolution < 6
+    assert float(measured[-1].energy_J) < 0.9 * float(measured[0].energy_J)
+
+
 def test_only_unit_capacitors_differ_between_the_two_ways_to_split():
     model = build()
     without, _ = split(model, TINY)

@@ -10,7 +10,7 @@ from physnn.process import Process
 
 
 def bowed(
-    x: Float[Array, "*batch n"], *, lsb: float, process: Process
+    x: Float[Array, "*batch n"], *, lsb: Float[Array, ""] | float, process: Process
 ) -> Float[Array, "*batch n"]:
     """x + A·(3√3/2)·x·(1 − x²), A = `converter_bow_LSB` steps of `lsb` [full scale].
 
