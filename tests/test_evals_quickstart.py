@@ -4,39 +4,31 @@ import dataclasses
 import json
 import os
 import random
+import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from evals.quickstart import run_quickstart
+from evals.quickstart import EXPERIMENTS, run_quickstart
 from physnn.__main__ import _guarded
+from physnn.configs import find_config
 from train.experiment import load_experiment, save_experiment
 from train.loop import train
 
 pytestmark = pytest.mark.usefixtures("plain_promotion")
 
-PHYSICAL = """
-name = "tiny"
-steps = 4
-batch = 4
-checkpoint_every = 2
-evaluate_every = 4
-evaluation_windows = 4
-[task]
-kind = "text"
-context = 16
-[model]
-kind = "physical"
-width = 8
-n_layers = 1
-[[model.layer]]
-kind = "gated_rc"
-n_states = 8
-[[model.layer]]
-kind = "gated_unit"
-n_hidden = 8
-"""
+# What is cut from the quickstart's own experiment, so that it trains in seconds.
+CUT = {
+    "name": "tiny",
+    "steps": 4,
+    "batch": 4,
+    "checkpoint_every": 2,
+    "evaluate_every": 4,
+    "evaluation_windows": 4,
+}
+SIZE = 8
 LADDER = {
     "rung_s": (8, 1),
     "rung_m": (8, 2),
@@ -71,10 +63,27 @@ def text(tmp_path_factory):
     return path
 
 
+def tiny():
+    """The quickstart's physical experiment: its kinds of blocks, a layer of 8."""
+    whole = load_experiment(find_config("experiments", EXPERIMENTS[0]))
+    blocks = [
+        dataclasses.replace(block, **{size: SIZE})
+        for block in whole.model.layer
+        for size in ("n_states", "n_hidden")
+        if hasattr(block, size)
+    ]
+    assert len(blocks) == len(whole.model.layer)
+    model = dataclasses.replace(
+        whole.model, width=SIZE, n_layers=1, layer=type(whole.model.layer)(blocks)
+    )
+    task = dataclasses.replace(whole.task, context=16)
+    return dataclasses.replace(whole, **CUT, task=task, model=model)
+
+
 @pytest.fixture(scope="module")
 def experiments(tmp_path_factory):
     folder = tmp_path_factory.mktemp("experiments")
-    (folder / "tiny.toml").write_text(PHYSICAL)
+    save_experiment(tiny(), folder / "tiny.toml")
     for name, (width, blocks) in LADDER.items():
         table = TRANSFORMER.format(name=name, width=width, blocks=blocks)
         (folder / f"{name}.toml").write_text(table)
@@ -100,6 +109,23 @@ def test_everything_is_there(outcome):
     assert (folder / "export" / "manifest.json").exists()
     assert found.passed
     assert "bits/byte" in found.text
+
+
+@pytest.mark.needs_ngspice
+def test_its_package_is_verified_and_a_broken_one_is_not(outcome, tmp_path, capsys):
+    folder, found = outcome
+    checks = found.results["verify"]["checks"]
+    passed = {check["gate"] for check in checks if check["status"] == "pass"}
+    assert {"S1", "S2", "B1", "B2", "R1"} <= passed
+    broken = shutil.copytree(folder / "export", tmp_path / "broken")
+    (column,) = (broken / "spice" / "behav").glob("*_inputs_column0.spice")
+    # Ten times a weight.
+    column.write_text(column.read_text().replace("capacitance=", "capacitance=1", 1))
+    assert _guarded(["verify", str(broken), "--gates", "B1"]) == 1
+    said = capsys.readouterr().out
+    assert re.search(rf"S2 +fail .*{column.name} was changed", said)
+    assert re.search(r"B1 +fail .*column0", said)
+    assert re.search(r"B1 +pass", said)  # the rest is checked still
 
 
 def test_a_finished_job_is_not_trained_again(outcome, text, experiments):

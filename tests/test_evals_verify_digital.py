@@ -1,6 +1,9 @@
 """Logic of a package: simulated bit for bit, proven equal once mapped, and priced."""
 
 import json
+import os
+import re
+import shutil
 
 import jax.random as jr
 import numpy as np
@@ -93,9 +96,23 @@ def test_vectors_that_are_missing_are_no_proof(package, made):
 
 
 @pytest.mark.needs_verilator
-def test_verilator_gives_the_bits_of_the_model(package):
+def test_verilator_gives_the_bits_of_the_model(package, tmp_path, monkeypatch):
+    # Beside the compiler, what it is asked: optimizing 3,000 tables takes it an hour.
+    compiler, asked = shutil.which("g++"), tmp_path / "asked"
+    if compiler is not None:
+        (tmp_path / "bin").mkdir()
+        program = tmp_path / "bin" / "g++"
+        program.write_text(f'#!/bin/sh\necho "$@" >> {asked}\nexec {compiler} "$@"\n')
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     checks = checked(package(), "D1", "Verilator")
     assert [check.status for check in checks] in (["pass", "pass"], ["skipped"])
+    if compiler is not None:
+        lines = [line for line in asked.read_text().splitlines() if " -c " in line]
+        assert lines
+        # The last one counts.
+        levels = {re.findall(r"(?<= )-O\S", line)[-1] for line in lines}
+        assert levels == {"-O0"}
     checks = checked(package(), "S1", "Verilator")
     assert {check.status for check in checks} == {"pass"}
 

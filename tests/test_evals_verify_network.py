@@ -1,13 +1,15 @@
 """A whole network in ngspice: its outputs and predictions are those of the model."""
 
 import json
+import re
 
-import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
 
+from circuits.blocks.channel import ChannelBlock
 from circuits.blocks.gated_unit import GatedUnitBlock
 from circuits.blocks.state_space import GatedRCBlock
 from evals.verify import Options, network
@@ -22,17 +24,18 @@ PROCESS = load_process("cmos28")
 TEXT = b"It was the best of times, it was the worst of times, it was the age of wisdom"
 
 
-@pytest.fixture(scope="module")
-def whole():
-    blocks = (
-        GatedRCBlock(n_states=3, n_taps=2, longest_memory=8.0),
-        GatedUnitBlock(n_hidden=4),
-    )
+def network_of(*blocks):
+    """A narrow model of `blocks` and its readout, offsets of either sign."""
     config = PhysicalConfig(width=4, n_layers=1, layer=blocks)
     model = config.build(vocabulary=16, process=PROCESS, key=jr.key(3))
-    # As if trained: offsets of either sign.
-    model = eqx.tree_at(
-        lambda m: m.head.offset.value, model, jnp.linspace(-0.1, 0.1, 16)
+    # As if trained.
+    model = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: (
+            jnp.linspace(-0.1, 0.1, leaf.size).reshape(leaf.shape)
+            if jax.tree_util.keystr(path[-2:]) == ".offset.value"
+            else leaf
+        ),
+        model,
     )
     tokens = np.frombuffer(TEXT, np.uint8).astype(np.int32) % 16
     return top.Network(
@@ -41,6 +44,14 @@ def whole():
         np.asarray(embedded(model, tokens)),
         config.period_s,
         "a novel",
+    )
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return network_of(
+        GatedRCBlock(n_states=3, n_taps=2, longest_memory=8.0),
+        GatedUnitBlock(n_hidden=4),
     )
 
 
@@ -69,6 +80,23 @@ def test_ngspice_predicts_what_the_model_predicts(made, tmp_path):
     assert outputs.measured < 3e-4
     values = top.read_values(made[top.VALUES].decode())
     assert len(set(top.predictions(values["expected"]))) > 1
+
+
+@pytest.mark.needs_ngspice
+def test_a_column_that_is_no_charge_column_keeps_its_offset(tmp_path):
+    """Cells with parameters of their own are drawn out with numbers in their place."""
+    made = top.files(network_of(ChannelBlock(n_hidden=3, n_taps=2)), PROCESS)
+    predicted, outputs = checks_of(made, tmp_path)
+    assert predicted.status == outputs.status == "pass", (predicted, outputs)
+    assert outputs.measured is not None
+    assert outputs.measured < 3e-4
+    # Another offset, as the default of the cell would be, moves what comes out.
+    text = made[top.TOP].decode()
+    found = re.search(r"\+\((-?0\.\d+)\)", text)
+    assert found is not None
+    other = text[: found.start()] + "+(0.5)" + text[found.end() :]
+    _, outputs = checks_of({**made, top.TOP: other.encode()}, tmp_path)
+    assert outputs.status == "fail"
 
 
 @pytest.mark.needs_ngspice

@@ -20,7 +20,7 @@ from evals.verify import (
     transistors,
 )
 from evals.verify.check import CLASSES, Check, Trace, Verification, compared
-from evals.verify.jobs import Job, Options, TIMEOUT_s, run_jobs
+from evals.verify.jobs import Job, Options, TIMEOUT_s, failed, run_jobs
 from evals.verify.package import Package, open_package
 
 __all__ = [
@@ -83,9 +83,9 @@ def verify(
     for module in MODULES:
         try:
             found += module.jobs(package, options)
-        except ValueError as error:
+        except Exception as error:
             name = module.__name__.rpartition(".")[2]
-            checks.append(Check("S1", name, "fail", detail=str(error)))
+            checks.append(failed("S1", name, error))
     chosen = [job for job in found if job.asked(gates) and (slow or not job.slow)]
     for gate in gates:
         if any(job.asked((gate,)) for job in chosen) or hashes.gate.startswith(gate):

@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -36,8 +37,8 @@ class Job:
     """Checks that are made together.
 
     `run(package, work, options)` may use `work`, an empty folder, and returns checks of
-    `gate` and of the gates in `also`; a `ValueError` it raises is a failed check. It
-    needs the programs of `needs`. `cost_s` is what it takes, roughly.
+    `gate` and of the gates in `also`; what it raises is a failed check. It needs the
+    programs of `needs`. `cost_s` is what it takes, roughly.
     """
 
     gate: str
@@ -84,10 +85,29 @@ def _run(job: Job, package: Package, options: Options) -> list[Check]:
     with tempfile.TemporaryDirectory(prefix="physnn-verify-") as work:
         try:
             checks = job.run(package, Path(work), options)
-        except ValueError as error:
-            detail = str(error)
-            checks = [Check(job.gate, job.name, "fail", detail=detail)]
+        except Exception as error:
+            checks = [failed(job.gate, job.name, error)]
     if checks and not any(check.seconds for check in checks):
         # The time of a job stands at its first check.
         checks[0] = replace(checks[0], seconds=time.perf_counter() - started)
     return checks
+
+
+def failed(gate: str, name: str, error: Exception) -> Check:
+    """The failed check of what ended in `error`: the rest is checked still.
+
+    With PHYSNN_TRACEBACK set, what is no `ValueError` is raised again.
+    """
+    detail = str(error)
+    if not isinstance(error, ValueError):
+        # A damaged file that is read further than its checks, or a fault of ours.
+        if os.environ.get("PHYSNN_TRACEBACK"):
+            raise error
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(at.filename).name}:{at.lineno}"
+        detail = (
+            f"It must read files as an export writes them, but ended in"
+            f" {type(error).__name__} ({error}, {place}): where S2 names a file, export"
+            " the run again."
+        )
+    return Check(gate, name, "fail", detail=detail)

@@ -8,7 +8,6 @@
 """
 
 import functools
-import io
 import re
 import time
 from pathlib import Path, PurePosixPath
@@ -32,7 +31,7 @@ EQUATIONS = 1e-9
 # Gate B4: of full scale (or what the bench allows, if more); between the simulators.
 MODEL, TOOLS = 1e-3, 1e-9
 # What Verilator compiles with: compiling takes longer than simulating.
-_BUILD = ("--binary", "--timing", "-MAKEFLAGS", "OPT_FAST=-O0 OPT_GLOBAL=-O0")
+BUILD = ("--binary", "--timing", "-MAKEFLAGS", "OPT_FAST=-O0 OPT_GLOBAL=-O0")
 # A template for ADMS: the parts of every module, one per line.
 _DUMP = """<?xml version="1.0" encoding="ISO-8859-1"?>
 <!DOCTYPE admst SYSTEM "admst.dtd">
@@ -122,7 +121,7 @@ def _equations(package: Package, expected: dict[str, Any], lines: list[str]) -> 
     """B3 of a cell: the largest relative deviation over biases and contributions."""
     name = f"va: {expected['cell']}"
     started = time.perf_counter()
-    table = np.load(io.BytesIO(package.bytes(expected["file"])), allow_pickle=False)
+    table = package.array(expected["file"])
     nets, parameters = expected["nets"], expected["parameters"]
     wanted = expected["contributions"]
     n_given = len(nets) + len(parameters)
@@ -274,7 +273,7 @@ def _both(package: Package, work: Path, options: Options) -> list[Check]:
     icarus = _run_icarus(package, work, options)
     names = _sources(package, work)
     folder, top = work / real_number.FOLDER, real_number.TOP
-    build = ["verilator", *_BUILD, "--top-module", top, "--Mdir", "../obj", *names]
+    build = ["verilator", *BUILD, "--top-module", top, "--Mdir", "../obj", *names]
     output, code, problem = run_program(build, timeout_s=options.timeout_s, cwd=folder)
     if problem or code:
         raise ValueError(f"Verilator {problem or _first(output)}.")

@@ -1,11 +1,14 @@
 """Package: an exported folder as the gates read it, no further than its manifest."""
 
 import hashlib
+import io
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from evals.verify.check import Check
 from physnn.export.manifest import FORMAT, MANIFEST, SCHEMA_VERSION
@@ -41,6 +44,17 @@ class Package:
         except json.JSONDecodeError as error:
             raise ValueError(
                 f"{name} must be JSON, but is damaged ({error}): export the run again."
+            ) from error
+
+    def array(self, name: str) -> np.ndarray:
+        """A `.npy` file. Raises `ValueError` for one that is missing or is no array."""
+        content = io.BytesIO(self.bytes(name))
+        try:
+            return np.load(content, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(
+                f"{name} must be a NumPy array, but is damaged ({error}): export the"
+                " run again."
             ) from error
 
     def named(self, folder: str, suffix: str = "") -> list[str]:

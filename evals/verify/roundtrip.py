@@ -54,11 +54,7 @@ def jobs(package: Package, options: Options) -> list[Job]:
 
 
 def _belief(package: Package) -> dict:
-    def array(name: str) -> np.ndarray:
-        path = f"params/{name}"
-        package.bytes(path)  # only what the manifest lists
-        return np.load(package.folder / path, allow_pickle=False)
-
+    array = lambda name: package.array(f"params/{name}")
     return belief_of_package(package.json(PARAMETERS), array)
 
 

@@ -30,10 +30,12 @@ def settled(netlist: Netlist, process: Process) -> Netlist:
     devices: list[Device] = []
     instances: list[Instance] = []
 
-    def place(cell: Netlist, path: str, outside: dict[str, str]) -> None:
+    def place(
+        cell: Netlist, path: str, outside: dict[str, str], values: dict[str, float]
+    ) -> None:
         rename = lambda net: outside.get(net, net if net == GROUND else f"{path}{net}")
         for device in cell.devices:
-            placed = moved(device, path, rename, {})
+            placed = moved(device, path, rename, values)
             if device.kind == "transconductance":
                 placed = against_ground(placed)
             devices.append(placed)
@@ -47,7 +49,8 @@ def settled(netlist: Netlist, process: Process) -> Netlist:
             name = f"{path}{instance.name}"
             if below.instances or below is not instance.cell:
                 inside = dict(zip(below.ports, nets, strict=True)) | {GROUND: GROUND}
-                place(below, f"{name}_", inside)
+                given = _defaults(below) | dict(instance.parameters)
+                place(below, f"{name}_", inside, given)
             else:
                 instances.append(dataclasses.replace(instance, name=name, nets=nets))
 
@@ -69,7 +72,8 @@ def settled(netlist: Netlist, process: Process) -> Netlist:
         )
 
     same = {port: port for port in (*netlist.ports, GROUND)}
-    place(_twin(netlist, process) if _is_column(netlist) else netlist, "", same)
+    whole = _twin(netlist, process) if _is_column(netlist) else netlist
+    place(whole, "", same, _defaults(whole))
     return Netlist(
         netlist.name,
         netlist.ports,
@@ -77,6 +81,11 @@ def settled(netlist: Netlist, process: Process) -> Netlist:
         tuple(instances),
         netlist.parameters,
     )
+
+
+def _defaults(cell: Netlist) -> dict[str, float]:
+    """A cell that is drawn out has numbers in place of its parameters."""
+    return {name: parameter.value for name, parameter in cell.parameters.items()}
 
 
 def _is_column(cell: Netlist) -> bool:
