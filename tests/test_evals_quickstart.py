@@ -16,6 +16,8 @@ from physnn.__main__ import _guarded
 from physnn.configs import find_config
 from train.experiment import load_experiment, save_experiment
 from train.loop import train
+from train.model import PhysicalConfig
+from train.tasks.text import TextConfig
 
 pytestmark = pytest.mark.usefixtures("plain_promotion")
 
@@ -66,6 +68,8 @@ def text(tmp_path_factory):
 def tiny():
     """The quickstart's physical experiment: its kinds of blocks, a layer of 8."""
     whole = load_experiment(find_config("experiments", EXPERIMENTS[0]))
+    assert isinstance(whole.model, PhysicalConfig)
+    assert isinstance(whole.task, TextConfig)
     blocks = [
         dataclasses.replace(block, **{size: SIZE})
         for block in whole.model.layer

@@ -140,6 +140,20 @@ def test_without_states_every_token_is_an_operating_point(whole, monkeypatch, tm
     assert outputs.measured < 3e-4
 
 
+@pytest.mark.needs_ngspice
+def test_the_slow_set_takes_the_tokens_it_has_time_for(made, monkeypatch, tmp_path):
+    values = top.read_values(made[top.VALUES].decode())
+    few, whole = values["fast_tokens"], values["tokens"]
+    assert few < whole
+    for seconds, n in ((1e-9, few), (1e9, whole)):
+        monkeypatch.setattr(network, "SLOW_s", seconds)
+        predicted, outputs = checks_of(made, tmp_path, slow=True)
+        assert predicted.status == outputs.status == "pass", (predicted, outputs)
+        assert f"on {n} of {whole} tokens" in predicted.detail
+        assert outputs.trace is not None
+        assert len(outputs.trace.x) == n
+
+
 def test_the_circuit_is_plain_and_its_deck_is_written_from_numbers(made):
     assert forbidden(made[top.TOP].decode()) is None
     values = top.read_values(made[top.VALUES].decode())
