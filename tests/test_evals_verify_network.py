@@ -119,6 +119,9 @@ def test_the_cut_is_the_longest_end_that_is_affordable(whole, monkeypatch):
     shorter = top.cut(whole, PROCESS)
     assert shorter.first == 1
     assert shorter.steps < part.steps  # no states are left in it
+    monkeypatch.setattr(top, "MOST_WEIGHTS", 0)
+    head = top.files(whole, PROCESS)[top.TOP].decode()
+    assert "the readout alone, of 2 blocks none" in head
     # What drives it is what the blocks before it give: the outputs stay.
     n = min(len(part.expected), len(shorter.expected))
     assert np.allclose(part.expected[:n], shorter.expected[:n], atol=1e-6)

@@ -11,7 +11,14 @@ from evals.verify.check import Check, Trace
 from evals.verify.jobs import Job, Options
 from evals.verify.package import Package
 from physnn.export.spice import forbidden
-from physnn.export.top import TOP, VALUES, predictions, read_values, write_deck
+from physnn.export.top import (
+    TOP,
+    VALUES,
+    predictions,
+    read_values,
+    said,
+    write_deck,
+)
 
 # Of the tokens, how many must have the model's most probable successor.
 AGREEMENT = 0.99
@@ -56,8 +63,8 @@ def _run(name: str, package: Package, work, options: Options) -> list[Check]:
     span = float(np.ptp(expected))
     worst = float(np.max(np.abs(outputs - expected)))
     cut = (
-        f"blocks {values['first_block']} to {int(values['blocks']) - 1} of"
-        f" {values['blocks']} and the readout, {values['weights']} weights, on {n}"
+        f"{said(int(values['first_block']), int(values['blocks']))},"
+        f" {values['weights']} weights, on {n}"
         f" of {values['tokens']} tokens of {values['text']}; "
         + (
             f"over time, {values['steps']} steps or more per token"

@@ -109,6 +109,13 @@ def cut(network: Network, process: Process) -> Cut:
     return Cut(circuit, first, len(network.blocks), drive, expected, steps, n_weights)
 
 
+def said(first: int, n_blocks: int) -> str:
+    """What a cut that begins at block `first` holds."""
+    if first == n_blocks:
+        return f"the readout alone, of {n_blocks} blocks none"
+    return f"blocks {first} to {n_blocks - 1} of {n_blocks} and the readout"
+
+
 def files(network: Network, process: Process) -> dict[str, bytes]:
     """`spice/top.spice`, a deck that runs it, and what the model says to it.
 
@@ -187,8 +194,7 @@ def write_top(whole: Netlist, part: Cut) -> str:
     for (on, off, threshold), model in models.items():
         lines.append(f".model {model} sw vt={threshold} vh=0 ron={on} roff={off}")
     head = [
-        f"* cell top: blocks {part.first} to {part.n_blocks - 1} of {part.n_blocks} and"
-        " the readout; charge columns settled",
+        f"* cell top: {said(part.first, part.n_blocks)}; charge columns settled",
         f"* nets x0p x0n ...: the residual stream; y0p y0n ...: {part.circuit.n_out}"
         " outputs before their converters",
     ]
