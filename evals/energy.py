@@ -13,7 +13,8 @@
         of every physical system, beside these:
     ratios {"G" | "A" | "R": {relation: "=" | ">=" | "below ladder", low, nominal, high,
             verdict (a sentence), opponent_J {low, nominal, high}, list, batch,
-            least_latency_s (of the opponent), service {class, said},
+            least_latency_s (of the opponent),
+            service {class, latencies, said},
             J_per_byte {ours, opponent: {low, nominal, high}},
             corner_runs {low, high: the ratio with all prices of both sides there},
             interval (evals.frontier.Resampled, over seeds and chips),
@@ -280,7 +281,7 @@ def _corner_runs(ratio: Ratio, own: Modeled) -> dict[str, float] | None:
 
 def _service(batch: float, period_s: float, theirs_s: float | None) -> dict[str, str]:
     """What both sides are asked for: the number of users at once, and the latency."""
-    ours = f"one user, {readable(period_s, 's')} per token"
+    own = f"{readable(period_s, 's')} per token"
     least = "whose latency is not known"
     if theirs_s is not None:
         least = f"at least {readable(theirs_s, 's')} per token"
@@ -291,13 +292,15 @@ def _service(batch: float, period_s: float, theirs_s: float | None) -> dict[str,
         kind = f"throughput of {batch:g} users, against one user"
     return {
         "class": kind,
-        "said": f"{ours}, against {theirs}, {least}",
+        "latencies": f"{own} against {least.removeprefix('whose ')}",
+        "said": f"one user, {own}, against {theirs}, {least}",
     }
 
 
 def _notes(scored: Scored, ledgers: Sequence[Ledger]) -> list[str]:
     ledger, name = ledgers[0], scored.name
     said = [f"{name}: {ledger.largest()[0].lower()}{ledger.largest()[1:]}"]
+    said += [f"{name}: {each}" for each in ledger.overrides]
     if caution := ledger.caution():
         said.append(f"{name} on {ledger.prices}: {caution}")
     totals = [each.total.nominal for each in ledgers]
@@ -357,9 +360,9 @@ def _lines_of(ours: dict[str, Any]) -> list[str]:
                     f"{sign}{each['nominal']:.3g}x ({each['low']:.3g} to"
                     f" {each['high']:.3g} over all prices)"
                 )
-            users = "one user" if each["batch"] == 1 else f"{each['batch']:g} users"
             lines.append(
-                f"  {label}: {numbers}, {users}; seeds and chips"
+                f"  {label}: {numbers}; {each['service']['class']},"
+                f" {each['service']['latencies']}; seeds and chips"
                 f" {each['interval']['ends']}, with all prices"
                 f" {each['interval']['ends_all_prices']}"
             )

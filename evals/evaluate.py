@@ -55,6 +55,7 @@ class Evaluation:
     limits: dict[str, tuple[float, float]]  # where they should be
     bytes_per_token: float = 1.0  # of the scored split; J/byte is J/token over it
     sources: tuple[Source, ...] = ()  # of noise and mismatch, as it was scored
+    overrides: tuple[str, ...] = ()  # prices that are not those of physnn
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {
@@ -85,6 +86,7 @@ class Evaluation:
                 byte = f", {energy.scaled(1 / rate)} per byte"
                 byte += f" ({rate:.3f} bytes per token)"
             lines.append(f"  energy       {energy} per {each}{byte} on {name}")
+        lines += [f"  {said}" for said in self.overrides]
         if self.wind_tunnel:
             w = self.wind_tunnel
             lines.append(
@@ -169,6 +171,7 @@ def evaluate(
         limits_of(first.model),
         task.bytes_per_token(split),
         sources_of(first),
+        load_prices(prices).overrides if _is_circuit(first) else (),
     )
 
 
@@ -213,11 +216,14 @@ def training_rate(folder: Path) -> float | None:
     return float(np.median(tokens[1:]) / max(float(np.median(seconds[1:])), 1e-9))
 
 
-def _energies(run: TrainedRun, model: Model, prices: str):
+def _is_circuit(run: TrainedRun) -> bool:
     # Counted tables are billed as mask ROM, which is where they would be.
-    physical = run.experiment.chips > 0 or isinstance(run.model, CountedModel)
+    return run.experiment.chips > 0 or isinstance(run.model, CountedModel)
+
+
+def _energies(run: TrainedRun, model: Model, prices: str):
     period_s = getattr(getattr(run.model, "config", None), "period_s", 1e-6)
-    for name, file in ({prices: prices} if physical else MACHINES).items():
+    for name, file in ({prices: prices} if _is_circuit(run) else MACHINES).items():
         spent = bill(model, load_prices(file), process=run.process, period_s=period_s)
         yield name, spent.total
 

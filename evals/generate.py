@@ -150,5 +150,7 @@ def print_generated(
     print(
         f"{readable(energy_J, 'J')} for {n_tokens} tokens at {per_token} each"
         f" ({listed.name})",
+        *listed.overrides,
+        sep="\n",
         file=sys.stderr,
     )

@@ -183,7 +183,12 @@ def image_table(results: dict[str, Any]) -> str:
                     f" {ratio['high']:.3g} over all prices) at equal accuracy"
                 )
             lines.append(f"  against {machine}: {said}")
+        lines += [f"  {said}" for said in _overrides(system)]
     return "\n".join(lines)
+
+
+def _overrides(system: dict[str, Any]) -> list[str]:
+    return [said for each in system["bills"].values() for said in each["overrides"]]
 
 
 def write_images(results: dict[str, Any], out: Path) -> Path:
@@ -202,15 +207,17 @@ def write_images(results: dict[str, Any], out: Path) -> Path:
 
 def _write_rows(writer, results: dict[str, Any]) -> None:
     head = ["system", "kind", "parameters", "seeds", "accuracy", "low", "high"]
-    writer.writerow([*head, "machine", "J_low", "J_nominal", "J_high", "ratio"])
+    writer.writerow(
+        [*head, "machine", "J_low", "J_nominal", "J_high", "ratio", "overrides"]
+    )
     for system in results["systems"]:
-        accuracy = system["accuracy"]
+        accuracy, theirs = system["accuracy"], " ".join(_overrides(system))
         own = [system["name"], system["kind"], system["parameters"]]
         own += [len(system["seeds"]), *(accuracy[k] for k in ("median", "low", "high"))]
         for machine, energy in system["J_per_image"].items():
-            writer.writerow([*own, machine, *energy.values(), ""])
+            writer.writerow([*own, machine, *energy.values(), "", theirs])
         for machine, ratio in system.get("ratios", {}).items():
             said = ratio["nominal"]
             if ratio["relation"] != "=":
                 said = f"{ratio['relation']} {said or ''}".strip()
-            writer.writerow([*own, f"against {machine}", "", "", "", said])
+            writer.writerow([*own, f"against {machine}", "", "", "", said, theirs])

@@ -11,7 +11,8 @@ Cells = Iterator[dict[str, Any]]
 def tables(results: dict) -> dict[str, str]:
     """CSV by file name; energies in J, ratios as factors, what is unknown empty.
 
-    A table always has its header, so that a reader finds the columns it expects.
+    A table always has its header, so that a reader finds the columns it expects. The
+    last column of each says which prices of a system's bills are not those of physnn.
     """
     systems = results.get("systems") or []
     physical = [s for s in systems if s.get("kind") == "physical"]
@@ -24,7 +25,19 @@ def tables(results: dict) -> dict[str, str]:
         "next_to_shrink.csv": (_NEXT, _next(physical)),
         "tornado.csv": (_TORNADO, _tornado(physical)),
     }
-    return {name: _text(columns, rows) for name, (columns, rows) in made.items()}
+    own = {s["name"]: _overrides(s) for s in systems}
+    return {
+        name: _text(
+            (*columns, "overrides"),
+            (row | {"overrides": own.get(row["system"], "")} for row in rows),
+        )
+        for name, (columns, rows) in made.items()
+    }
+
+
+def _overrides(system: dict) -> str:
+    bills = (system.get("bills") or {}).values()
+    return " ".join(said for bill in bills for said in bill.get("overrides") or ())
 
 
 def _text(columns: tuple[str, ...], rows: Cells) -> str:

@@ -38,8 +38,8 @@ class Asked:
     `experts`, `active_experts`, `cache_bits`. `batch`, `tokens_per_pass`, `drafted` and
     `cache_waste` are those of `physnn.energy.Serving`; `prefill` computes a prompt of
     `context` tokens, `image_passes` so often an image of `context` patches.
-    `tokens_per_second` is the rate of the machine, `user_rate` the least that each user
-    gets: the batch is then the largest that allows it.
+    `tokens_per_second` is the rate of the machine, `user_rate` the least of each user:
+    the batch is then the largest that allows it.
     """
 
     config: Path
@@ -215,7 +215,8 @@ def scaled_bill(asked: Asked) -> ScaledBill:
     per_image = getattr(design, "patches_per_image", None)
     prices = load_prices(asked.machine or ("gpu2030" if digital else "analog28"))
     own_s = None if digital else float(getattr(config, "period_s", 0.0))
-    rate = asked.tokens_per_second or (RATE if own_s is None else 1 / own_s)
+    own_rate = RATE if own_s is None else 1 / own_s
+    rate = own_rate if asked.tokens_per_second is None else asked.tokens_per_second
     if not 0 < rate < math.inf:
         raise ValueError(
             "Argument `tokens_per_second` must be positive and finite, but is"
@@ -269,6 +270,7 @@ def scaled_bill(asked: Asked) -> ScaledBill:
             prices,
             rate,
             context=asked.context,
+            trained=task.context,
             passes=asked.image_passes or 0,
         )
         if own_s is None
@@ -330,10 +332,10 @@ def _asked_of(config: ModelConfig, asked: Asked) -> ModelConfig:
         for ours, theirs in names.items()
         if getattr(asked, ours) is not None
     }
-    if asked.context is not None and asked.context < 1:
-        raise ValueError(
-            f"Argument `context` must be at least 1, but is {asked.context}."
-        )
+    for name in ("context", "kv_heads", "cache_bits"):
+        least = getattr(asked, name)
+        if least is not None and least < 1:
+            raise ValueError(f"Argument `{name}` must be at least 1, but is {least}.")
     if isinstance(config, TransformerConfig):
         if asked.context is not None:
             changes["context"] = asked.context
@@ -376,6 +378,11 @@ def _check_bits(own: ModelConfig, asked: ModelConfig, process: Process) -> None:
 
 
 def _served(prices: Prices, asked: Asked, config: ModelConfig) -> Prices:
+    if hasattr(config, "period_s") and asked.batch not in (None, 1):
+        raise ValueError(
+            f"Argument `batch` must be left out of a circuit, but is {asked.batch:g}:"
+            " its state is of one sequence, and nothing is shared by several."
+        )
     names = ("batch", "tokens_per_pass", "drafted", "cache_waste")
     serving: dict[str, Any] = {
         name: getattr(asked, name) for name in names if getattr(asked, name) is not None

@@ -40,11 +40,18 @@ def bytes_in_token(
 
 
 def notes_of_machine(
-    ledger: Ledger, prices: Prices, rate: float, *, context: int | None, passes: int
+    ledger: Ledger,
+    prices: Prices,
+    rate: float,
+    *,
+    context: int | None,
+    trained: int,
+    passes: int,
 ) -> tuple[str, ...]:
     """Of a digital design at `rate` tokens per second; `context` and `passes` as asked.
 
-    `passes`: of an image generator; 0: a language model.
+    `trained`: positions that its config is trained on. `passes`: of an image generator;
+    0: a language model.
     """
     notes = []
     leaks = ledger.by_line().get("leakage")
@@ -68,8 +75,14 @@ def notes_of_machine(
     elif context is not None:
         notes.append(
             f"the bill is of the mean token of a window of {context}, which attends to"
-            " half of it; that a config works at this length is not claimed"
+            " half of it"
         )
+        if context > trained:
+            notes.append(
+                f"the window of {context} is longer than the {trained} positions that"
+                " the config is trained on: its positions are angles and have no end,"
+                " but that it works at this length is not claimed"
+            )
     if context is not None and "cache_byte" in prices.zero_events:
         notes.append(
             f"`{prices.name}` has no price for the cache, which favors it at long"

@@ -162,6 +162,7 @@ def sweep(
         "commit": git_commit(),
         "name": base.name,
         "prices": listed,
+        "overrides": list(load_prices(listed).overrides),
         "split": split,
         "settings": keys,
         "points": [point.to_json() for point in points],
@@ -195,6 +196,7 @@ def sweep_table(results: dict[str, Any]) -> str:
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines += results["overrides"]
     control = results["settings"][-1]
     for each in against.values():
         lines.append(
@@ -296,12 +298,13 @@ def _write_csv(path: Path, results: dict[str, Any]) -> None:
         writer = csv.writer(file)
         writer.writerow(
             ["setting", "value", "bits_per_byte", "low", "high", "J_low", "J_nominal",
-             "J_high", "on_frontier"]
+             "J_high", "on_frontier", "overrides"]
         )  # fmt: skip
+        own = " ".join(results["overrides"])
         for point in results["points"]:
             quality, energy = point["quality"], point["energy_J"]
             writer.writerow(
                 [point["setting"], point["value"], quality["median"], quality["low"],
-                 quality["high"], *energy.values(), point["on_frontier"]]
+                 quality["high"], *energy.values(), point["on_frontier"], own]
             )  # fmt: skip
     beside.replace(path)

@@ -129,6 +129,7 @@ def evaluate(
     split: str = "test",
     chips: int = 8,
     windows: int = 0,
+    prices: str = "analog28",
     seed: int = 0,
     json: bool = False,
 ) -> int:
@@ -141,6 +142,7 @@ def evaluate(
         split: train, validation or test.
         chips: How many chips of each seed to fabricate.
         windows: How many evenly spaced windows to score; 0 scores every byte.
+        prices: The price list of a circuit: a name in configs/hardware or a TOML file.
         seed: Of the chips and their noise.
         json: Print JSON.
     """
@@ -154,7 +156,7 @@ def evaluate(
         one_device_per_core()
 
     asked: dict[str, Any] = {"split": split, "n_chips": chips, "windows": windows}
-    row = evaluate_runs(runs, **asked, seed=seed)
+    row = evaluate_runs(runs, **asked, prices=prices, seed=seed)
     found = None
     if kinds is not None:
         of = row.accuracy or row.bits
@@ -171,6 +173,7 @@ def compare(
     out: Path = Path("runs/compare"),
     chips: int = 8,
     windows: int = 0,
+    prices: str = "analog28",
     json: bool = False,
 ) -> int:
     """Joules per token at equal quality: physical runs against a transformer ladder.
@@ -179,10 +182,10 @@ def compare(
         runs: Run folders; at least one physical and one transformer, on the same text.
             Runs that differ in their seed alone are one system. Runs of images are
             compared at equal accuracy.
-        out: Where report.html, results.json and its tables as CSV are written; of
-            images, images.json and images.csv.
+        out: Where report.html, results.json and CSVs are written; of images two files.
         chips: How many chips each physical model is scored on.
         windows: How many windows of the test split to score; 0 scores every byte.
+        prices: The price list of circuits: a name in configs/hardware or a TOML file.
         json: Print the results as JSON instead of tables.
     """
     from evals.chip_mesh import one_device_per_core
@@ -196,12 +199,13 @@ def compare(
     from evals.report import write_report
 
     one_device_per_core()
+    asked: dict[str, Any] = {"n_chips": chips, "windows": windows, "prices": prices}
     if are_images(runs):
-        found = compare_images(runs, n_chips=chips, windows=windows)
+        found = compare_images(runs, **asked)
         table = write_images(found, out)
         _print(found if json else f"{image_table(found)}\n\nTable: {table}")
         return 0
-    results = compare_runs(runs, n_chips=chips, windows=windows)
+    results = compare_runs(runs, **asked)
     report = write_report(results, out)
     _print(results if json else f"{summary(results)}\n\nReport: {report}")
     return 0

@@ -1,5 +1,7 @@
 """Bills of both sides of a comparison, and everything it says about them."""
 
+import csv
+import io
 import json
 import math
 
@@ -9,6 +11,8 @@ import pytest
 
 from evals.energy import MACHINES, Scored, compare, ratio_table
 from evals.quality import Quality
+from evals.report_tables import tables
+from physnn.configs import config_folder
 from physnn.energy import bill, load_prices
 from physnn.process import load_process
 from physnn.units import readable
@@ -161,6 +165,41 @@ def test_several_systems_and_seeds_each_have_their_ratios():
     assert "physical 16:" in text
 
 
+def test_prices_of_ones_own_are_shown_wherever_they_were_used(physical, tmp_path):
+    shipped = (config_folder() / "hardware" / "analog28.toml").read_text()
+    given = 'fact = "an.supply.charge"'
+    own = """low = 0.8
+nominal = 0.9
+high = 1.0
+unit = "x process.supply_V"
+source = "a supplier's word"
+confidence = "low\""""
+    assert given in shipped
+    path = tmp_path / "mine.toml"
+    path.write_text(shipped.replace(given, own))
+    found = compare([physical], [rung(8, 2.4)], prices=str(path))
+    said = (
+        f"Price list `mine` is not of physnn but {path}.",
+        "Own number in `mine`, line `physical core`, event `supply_charge_C`: 0.9 (0.8"
+        " to 1) V of the supply [low]: a supplier's word",
+    )
+    ours = found["systems"][0]
+    (billed,) = ours["bills"].values()
+    assert tuple(billed["overrides"]) == said
+    ledger = bill(physical.models[0], load_prices(path), process=PROCESS, period_s=1e-6)
+    for each in said:
+        assert any(each in note for note in found["notes"])
+        assert each in str(ledger)
+    for name, table in tables(found).items():
+        rows = [row for row in csv.DictReader(io.StringIO(table))]
+        own = [row for row in rows if row["system"] == physical.name]
+        # Rulers need a model that was built.
+        assert own or name == "rulers.csv", name
+        assert all(row["overrides"] == " ".join(said) for row in own), name
+        assert not any(r["overrides"] for r in rows if r not in own), name
+    assert load_prices("analog28").overrides == ()
+
+
 def test_service_and_corner_runs_stand_beside_each_ratio(comparison):
     ours = comparison[0]["systems"][0]
     for name, ratio in ours["ratios"].items():
@@ -172,5 +211,13 @@ def test_service_and_corner_runs_stand_beside_each_ratio(comparison):
         for corner in ("low", "high"):
             assert runs[corner] == pytest.approx(opponent[corner] / own[corner])
             assert ratio["low"] <= runs[corner] <= ratio["high"]
+    # Every row of the table says what both sides are asked for.
+    rows = [row for row in ratio_table(comparison[0]).splitlines() if "x (" in row]
+    of = {label: row for row in rows for label in [row.strip().split(":")[0]]}
+    assert set(of) == {"G", "G, one user", "G, best batch", "A", "R"}
+    for label, users in (("G", "8 users"), ("G, best batch", "2043 users")):
+        assert f"throughput of {users}, against one user, 1 µs per token" in of[label]
+    for label in ("G, one user", "A", "R"):
+        assert "one user on both sides, 1 µs per token against at least" in of[label]
     alone = ours["ratios"]["G"]["other_batches"]["one user"]
     assert alone["service"]["class"] == "one user on both sides"

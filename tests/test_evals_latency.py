@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from evals.scale_bill import Asked, scaled_bill
+from physnn.configs import config_folder
 from physnn.energy import load_prices
 
 SERVED = {"bits": 16, "kv_heads": 8}
@@ -60,9 +61,16 @@ def test_every_memory_bounds_the_latency_of_the_machine_beside_it():
         ("near_memory", 6 / 1.2e3),
         ("hermes14", 133e-9),
         ("cim7", 5.5e-9),
+        ("cim28", 4 / 195e6),
+        # 136 MB, at 139 TOPS x 0.6.
+        ("etsoc7", 2 * 136e6 / (139e12 * 0.6)),
     ):
         assert 0.7 * whole_s < held(name).latency_s <= whole_s, name
     assert "tokens/s for one user" in str(held("sram7"))
+    # The document's box gives a user of 100 B parameters 1,000 tokens/s.
+    box = billed(machine="founding", parameters=100e9, kv_heads=8, bits=8)
+    assert box.devices == 1
+    assert box.latency_s == pytest.approx(1e-3, rel=0.05)
 
 
 def test_a_class_of_service_sets_the_batch():
@@ -87,12 +95,21 @@ def test_a_class_of_service_sets_the_batch():
         ({"machine": "b200", "user_rate": 1e6}, "can have at most"),
         ({"machine": "b200", "user_rate": 0.0}, "must be positive and finite"),
         ({"machine": "b200", "user_rate": 1.0, "batch": 2}, "`batch` is given, too"),
-        ({"machine": "cim28", "user_rate": 1.0}, r"has no \[device"),
     ],
 )
 def test_a_class_that_no_machine_has_is_refused(asked, message):
     with pytest.raises(ValueError, match=message):
         billed(parameters=8.03e9, **asked)
+
+
+def test_a_list_that_tells_nothing_of_time_has_no_class(tmp_path):
+    shipped = config_folder() / "hardware" / "cim28.toml"
+    silent = shipped.read_text().replace('[device]\npass = "cim.digital28.pass"', "")
+    (tmp_path / "silent.toml").write_text(silent)
+    asked = {"parameters": 8.03e9, "machine": str(tmp_path / "silent.toml")}
+    assert billed(**asked).latency_s is None
+    with pytest.raises(ValueError, match=r"`silent` has no \[device"):
+        billed(**asked, user_rate=1.0)
 
 
 def test_a_circuit_has_a_class_of_its_own():

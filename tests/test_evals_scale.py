@@ -359,6 +359,10 @@ def test_power_and_joules_per_byte_follow_from_joules_per_token():
         (DIGITAL, {"drafted": 2.0, "prefill": True}, "must be 0 within a prompt"),
         (DIGITAL, {"cache_waste": 1.0}, "from 0 to below 1"),
         (DIGITAL, {"tokens_per_second": -1.0}, "`tokens_per_second` must be"),
+        (DIGITAL, {"tokens_per_second": 0.0}, "`tokens_per_second` must be"),
+        (DIGITAL, {"kv_heads": 0}, "`kv_heads` must be at least 1"),
+        (DIGITAL, {"cache_bits": 0}, "`cache_bits` must be at least 1"),
+        ("wikitext2_gated_rc", {"batch": 8.0}, "nothing is shared by several"),
         (DIGITAL, {"bytes_per_token": 0.0}, "`bytes_per_token` must be"),
         (DIGITAL, {"machine": "analog28"}, "must price event"),
         ("wikitext2_gated_rc", {"machine": "h100"}, "must price event"),
@@ -372,6 +376,12 @@ def test_wrong_arguments_get_one_sentence(config, asked, said):
         billed(config, **asked)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_context_longer_than_the_positions_trained_on_is_told():
+    longer = "longer than the 256 positions"
+    assert longer in str(billed(DIGITAL, context=257))
+    assert longer not in str(billed(DIGITAL, context=256))
 
 
 def test_an_older_process_costs_more():

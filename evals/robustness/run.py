@@ -27,6 +27,7 @@ from evals.robustness.worst_case import worst_case
 from evals.robustness.yields import Calibrated
 from physnn.deploy import active_sources, honored
 from physnn.disturbance import TEMPORAL
+from physnn.energy import load_prices
 from physnn.environment import AMOUNTS, Environment, load_environment
 from physnn.keys import stream
 from physnn.process import default_environment
@@ -222,7 +223,8 @@ def _ranking(chips, setting, chosen: Ranking, design, store: Store):
         key=chips.key,
     )
     rows = store.get("ranking", measure)
-    return {"rows": rows, "area": chosen.area}
+    own = load_prices(setting.suite.prices).overrides
+    return {"rows": rows, "area": chosen.area, "overrides": list(own)}
 
 
 def unit_of(run: TrainedRun) -> str:

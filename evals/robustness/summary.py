@@ -21,6 +21,9 @@ def summary(results: dict[str, Any]) -> str:
     lines += [f"  {text}" for text in worst_points(results)]
     lines += [f"  {text}" for text in (*of_worst_case(results), *of_yield(results))]
     lines += [f"  {text}" for text in of_ranking(results)[:3]]
+    lines += [
+        f"  {said}" for said in (results.get("ranking") or {}).get("overrides", ())
+    ]
     return "\n".join(lines)
 
 

@@ -104,6 +104,7 @@ def bill(
         },
         zero_lines={line: prices.zero_lines[line] for line in missing},
         plan=plan,
+        overrides=prices.overrides,
     )
 
 

@@ -41,6 +41,7 @@ class Ledger:
     - `zero_events`: events that happen but cost nothing here: (count, reason).
     - `zero_lines`: the lines without a row, each with the reason.
     - `plan`: where its parts stand; None: the list prices whole machines.
+    - `overrides`: sentences about prices that are not those of physnn.
     """
 
     prices: str
@@ -52,6 +53,7 @@ class Ledger:
     zero_events: dict[str, tuple[float, str]]
     zero_lines: dict[str, str]
     plan: Plan | None = None
+    overrides: tuple[str, ...] = ()
 
     @property
     def batch(self) -> float:
@@ -186,6 +188,7 @@ class Ledger:
             "sources": self.sources(),
             "weak_share": self.weak_share(),
             "caution": self.caution(),
+            "overrides": list(self.overrides),
         }
 
     def __str__(self):

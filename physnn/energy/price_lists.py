@@ -4,7 +4,7 @@ import math
 import tomllib
 from pathlib import Path
 
-from physnn.configs import find_config
+from physnn.configs import config_folder, find_config
 from physnn.energy.events import EVENTS
 from physnn.energy.facts import CONFIDENCE, Fact, check_corners, joules_per, load_facts
 from physnn.energy.floor_plan import Geometry
@@ -76,7 +76,7 @@ def load_prices(name_or_path: str | Path) -> Prices:
         raise ValueError(
             f"{path}: `batch` must be at least 1 and finite, but is {batch!r}."
         )
-    facts = load_facts()
+    facts, shipped = load_facts(), config_folder() / "hardware"
     rows: list[Price] = []
     zero_events: dict[str, str] = {}
     zero_lines: dict[str, str] = {}
@@ -106,6 +106,7 @@ def load_prices(name_or_path: str | Path) -> Prices:
         serving=Serving(batch=float(batch)),
         device=_read_device(path, table.get("device"), facts),
         geometry=_read_geometry(path, table.get("floor_plan"), facts),
+        file=None if path.resolve().parent == shipped.resolve() else str(path),
     )
 
 

@@ -179,6 +179,7 @@ class Prices:
     - `serving`: how the machine is used; `batch` of it is the list's own.
     - `device`: what one device of it holds and reads; None: not told.
     - `geometry`: what its parts take on a chip; None: it prices whole machines.
+    - `file`: where it was read, if not from `configs/hardware`.
     """
 
     name: str
@@ -190,6 +191,27 @@ class Prices:
     serving: Serving = field(default_factory=Serving)
     device: Device | None = None
     geometry: Geometry | None = None
+    file: str | None = None
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """A sentence for a list of one's own, and for each number of its own there."""
+        said = []
+        if self.file is not None:
+            said.append(f"Price list `{self.name}` is not of physnn but {self.file}.")
+        for row in (*self.rows, *self.multipliers):
+            if row.fact is not None:
+                continue
+            what, unit = f"line `{row.line}`", ""
+            if isinstance(row, Price):
+                what += f", event `{row.event}`"
+                unit = " V of the supply" if row.of_supply else " J"
+            said.append(
+                f"Own number in `{self.name}`, {what}: {row.nominal:.4g}"
+                f" ({row.low:.4g} to {row.high:.4g}){unit or ' times'}"
+                f" [{row.confidence}]: {row.source}"
+            )
+        return tuple(said)
 
     @property
     def batch(self) -> float:

@@ -59,6 +59,7 @@ def bill_table(ledger) -> str:
         f"Modeled energy of one step, price list `{ledger.prices}`, process"
         f" `{ledger.process}`, {readable(ledger.period_s, 's')} per step, batch"
         f" {ledger.batch:g}, busy {ledger.serving.utilization:.3g} of the time",
+        *ledger.overrides,
         *(_aligned(row, widths) for row in cells),
         "",
         *([_plan(ledger.plan)] if ledger.plan else []),
