@@ -112,6 +112,7 @@ def test_saved_experiment_loads_back_equal(drawn, model, tmp_path_factory):
         ({"optimizer": {"peak_rate": float("nan")}}, r"`peak_rate` must be positive"),
         ({"optimizer": {"peak_rate": math.inf}}, r"`peak_rate` must be .* finite"),
         ({"optimizer": {"weight_decay": math.inf}}, r"`weight_decay` must be finite"),
+        ({"optimizer": {"final_rate": 1.5}}, r"`final_rate` must be from 0 to 1 of"),
         ({"steps": 0}, r"`steps` must be at least 1, but is 0"),
         ({"noise": {"energy_weight": -1.0}}, r"`energy_weight` must not be negative"),
         (

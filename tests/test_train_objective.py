@@ -183,13 +183,14 @@ def test_only_unit_capacitors_differ_between_the_two_ways_to_split():
     )
 
 
-def test_learning_rate_rises_to_its_peak_and_falls_to_a_tenth():
-    rate = OptimizerConfig(peak_rate=2.0, warmup=0.1).schedule(100)
+@pytest.mark.parametrize("final", [0.1, 0.0])
+def test_learning_rate_rises_to_its_peak_and_falls_to_the_part_asked_for(final):
+    rate = OptimizerConfig(peak_rate=2.0, warmup=0.1, final_rate=final).schedule(100)
     assert rate(0) == 0.0
     assert rate(5) == pytest.approx(1.0)
     assert rate(10) == pytest.approx(2.0)
-    assert rate(55) == pytest.approx(1.1, rel=1e-3)  # half-way down
-    assert rate(100) == pytest.approx(0.2)
+    assert rate(55) == pytest.approx(1.0 + final, rel=1e-3)  # half-way down
+    assert rate(100) == pytest.approx(2 * final)
 
 
 @pytest.mark.usefixtures("plain_promotion")

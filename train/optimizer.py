@@ -9,15 +9,13 @@ import optax
 
 from train.sharpness import sharpness_aware
 
-# The rate of the last step relative to the peak.
-FINAL_RATE = 0.1
-
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) with a cosine schedule."""
 
     peak_rate: float = 3e-3
+    final_rate: float = 0.1  # of the peak, at the last step
     warmup: float = 0.05  # part of the steps in which the rate rises
     weight_decay: float = 0.1  # of matrices; vectors and scalars are left alone
     clip_norm: float = 1.0  # the global norm of a gradient is clipped to this
@@ -38,6 +36,11 @@ class OptimizerConfig:
                 "Argument `clip_norm` must be positive (inf: gradients are not"
                 f" clipped), but is {self.clip_norm}."
             )
+        if not 0 <= self.final_rate <= 1:
+            raise ValueError(
+                "Argument `final_rate` must be from 0 to 1 of the peak, but is"
+                f" {self.final_rate}."
+            )
         for name in ("warmup", "b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
@@ -52,14 +55,14 @@ class OptimizerConfig:
                 )
 
     def schedule(self, steps: int) -> optax.Schedule:
-        """Learning rate by step: linear from 0 to the peak, then cosine to a tenth."""
+        """Learning rate by step: linear from 0 to the peak, then a cosine down."""
         return optax.warmup_cosine_decay_schedule(
             init_value=0.0,
             peak_value=self.peak_rate,
             # Never zero, so that a first step of rate zero is not the whole warm-up.
             warmup_steps=max(1, round(self.warmup * steps)),
             decay_steps=max(2, steps),
-            end_value=FINAL_RATE * self.peak_rate,
+            end_value=self.final_rate * self.peak_rate,
         )
 
     def build(
