@@ -74,3 +74,23 @@ def test_circuits_stand_beside_networks_at_equal_accuracy(folder, tmp_path):
     )
     with pytest.raises(ComparisonError, match="1 circuits among 1 systems"):
         compare_images(runs[:1], n_chips=1)
+
+
+def test_prices_of_ones_own_are_told_by_table_and_csv(tmp_path):
+    said = "Own number in `mine`."
+    joules = {"low": 1e-9, "nominal": 2e-9, "high": 3e-9}
+    system = {
+        "name": "circuit",
+        "kind": "physical",
+        "parameters": 10,
+        "seeds": [0],
+        "accuracy": {"median": 0.9, "low": 0.8, "high": 1.0},
+        "J_per_image": {"mine": joules},
+        "bills": {"mine": {"overrides": [said]}},
+    }
+    results = {"systems": [system]}
+    assert said in image_table(results)
+    path = write_images(results, tmp_path)
+    rows = [*csv.DictReader(path.read_text().splitlines())]
+    assert [row["overrides"] for row in rows] == [said]
+    assert said in (tmp_path / "images.json").read_text()

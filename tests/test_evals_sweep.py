@@ -10,6 +10,7 @@ from evals.sweep import (
     Point,
     _against,
     _judged,
+    _write_csv,
     parse_setting,
     sweep,
     sweep_table,
@@ -152,3 +153,17 @@ def test_a_digital_model_has_no_sizes_to_sweep(tmp_path):
     save_experiment(Experiment(model=TransformerConfig()), path)
     with pytest.raises(ValueError, match="must be of a physical model of text"):
         sweep(path, ["steps=1"], out=tmp_path / "out")
+
+
+def test_prices_of_ones_own_are_told_by_table_and_csv(tmp_path):
+    said = "Own number in `mine`."
+    results = {
+        "overrides": [said],
+        "settings": ["b"],
+        "against": [],
+        "points": [point("b", 6, 2.0, 4.0).to_json()],
+    }
+    assert said in sweep_table(results).splitlines()
+    _write_csv(tmp_path / "sweep.csv", results)
+    rows = [*csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines())]
+    assert [row["overrides"] for row in rows] == [said]
