@@ -196,12 +196,14 @@ def table_events(
     # A pin opens one of two switches on each level of the tree: 2^k − 1 pairs.
     pins_F = n * 2 * (2**k - 1) * process.switch_gate_F
     wires_F = n * k * process.wire_F_per_m * _mean_wire_m(n, k)
+    # Of multiplexers and outputs alone: a library's gates have no wires before layout.
+    mapped_V = process.supply_V * process.as_drawn("tables")
     return (
         Event("rom_bit", n, "table bits"),
         Event("stored_bit_s", n * 2**k * period_s, "table bits"),
-        Event("supply_charge_C", pins_F * process.supply_V, "multiplexers"),
+        Event("supply_charge_C", pins_F * mapped_V, "multiplexers"),
         Event("supply_charge_C", wires_F * process.supply_V, "wires"),
-        Event("supply_charge_C", n * node_F * process.supply_V, "outputs"),
+        Event("supply_charge_C", n * node_F * mapped_V, "outputs"),
     )
 
 

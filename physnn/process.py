@@ -270,7 +270,7 @@ OPERATING = {
     "supply_rejection",
 }
 # What the table [drawn] may hold: causes of supply charge that cells are drawn for.
-DRAWN = {"comparators", "array"}
+DRAWN = {"comparators", "array", "tables"}
 AGEING = {"threshold_V", "current", "ring_frequency", "capacitor", "exponent", "spread"}
 
 # Numbers of a card that `Process.at` moves, and those that are nominal in every card.

@@ -13,6 +13,7 @@ import pytest
 
 from circuits.converter_floor import FLOORS_J, floor_J
 from circuits.converters import SarConverter
+from circuits.lookup import lookup_layer
 from evals.characterize.card import load_card
 from physnn.configs import config_folder
 from physnn.energy import bill, load_prices
@@ -258,8 +259,24 @@ def test_prices_of_drawn_cells_are_their_measured_charge():
     array = measured["the array in a conversion, drivers included"]
     assert parts["array"].count == pytest.approx(array, rel=0.01, abs=0)
     # Nothing was drawn in another process: its prices are the analytic ones.
-    others = [card for name, card in CARDS.items() if name != "sky130"]
-    assert not any(card.drawn for card in others)
+    drawn = {name: set(card.drawn) for name, card in CARDS.items() if card.drawn}
+    assert drawn == {"sky130": {"comparators", "array"}, "sg13g2": {"tables"}}
+
+
+def test_tables_of_a_process_with_mapped_gates_bill_what_the_gates_take():
+    """73 fJ for a table of six inputs, as its library says (docs/handoff.md)."""
+    process = CARDS["sg13g2"]
+    tables = lookup_layer(3000, 3000, k=6, start="random", key=jr.key(0))
+
+    def charge_C(process, *parts):
+        events = tables.events(process, period_s=PERIOD_S)
+        return sum(event.count for event in events if event.part in parts)
+
+    gates_C = charge_C(process, "multiplexers", "outputs")
+    each_J = gates_C * process.supply_V / 3000
+    assert each_J == pytest.approx(73e-15, rel=0.02, abs=0)
+    analytic = eqx.tree_at(lambda p: p.drawn, process, {})
+    assert charge_C(analytic, "wires") == charge_C(process, "wires") > 0
 
 
 def test_a_model_runs_and_learns_on_an_open_process():

@@ -307,9 +307,11 @@ def _cost(package: Package, part: dict, work: Path, library) -> Check:
     ratio = ""
     process = _process_of(library.name, package.manifest)
     if process is not None and all_J > 0:
-        billed = gates_J(part["layers"], process) / all_J
-        finding = "" if 1 / FINDING <= billed <= FINDING else ", a finding"
-        ratio = f"; {process.name} bills {billed:.2g} of that for gates{finding}"
+        billed, measured = gates_J(part["layers"], process), process.as_drawn("tables")
+        analytic = billed / measured / all_J
+        finding = "" if 1 / FINDING <= analytic <= FINDING else ", a finding"
+        ratio = f"; the analytic price is {analytic:.2g} of that{finding}"
+        ratio += f", and {process.name} bills {billed / all_J:.2g} of it for gates"
     area = f"{mapped.area * 1e-12:.3g} m2"
     if library.name == "physnn_generic":
         area = f"{mapped.area:.0f} transistors"
