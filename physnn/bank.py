@@ -92,15 +92,15 @@ class Bank(eqx.Module):
     def units(self) -> Float[Array, ""] | int:
         """Unit devices in parallel that make the largest value: `n_units` or fewer.
 
-        2^b − 1 of them, all that a code of b bits and a sign can tell apart; 2^b of an
-        uncoded bank, whose binary weights they are. The gradient does not see that b is
-        whole.
+        2^b − 1 of them, all that a code of b bits and a sign can tell apart; 2^b where
+        nothing is programmed, as in the binary weights of a converter. The gradient
+        does not see that b is whole.
         """
         if self.size is None or isinstance(self.size, jax.ShapeDtypeStruct):
             return self.n_units  # known by shapes alone: as it starts
         wanted = self.n_units * jnp.exp(jnp.minimum(self.size, 0.0))
         # Whole bits: a level less would be stored at the same price.
-        if self.bits is None:
+        if not self.programmed:
             whole = jnp.round(2.0 ** jnp.maximum(jnp.round(jnp.log2(wanted)), 0.0))
         else:
             bits = jnp.maximum(jnp.round(jnp.log2(wanted + 1)), 1.0)

@@ -245,7 +245,10 @@ def test_amounts_that_are_impossible_are_refused():
         (lambda: Sampled(supply=(1.1, 0.9)), "the lower one first"),
         (lambda: Distillation(), "must be the folder of a digital run"),
         (lambda: Distillation("a", weight=1.5), "must be from 0 to 1"),
-        (lambda: OptimizerConfig(sharpness=-0.1), "`sharpness` must not be negative"),
+        (
+            lambda: OptimizerConfig(sharpness=-0.1),
+            "`sharpness` must be finite and not negative",
+        ),
         (lambda: GapConfig(coupling=-1.0), "`coupling` of the device"),
         (lambda: HardwareInTheLoop("exact", ServedConfig()), "must have one of kind"),
         (
