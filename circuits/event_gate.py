@@ -15,9 +15,11 @@ from physnn.energy.events import Event
 from physnn.export import cells
 from physnn.export.compose import array
 from physnn.export.netlist import Device, Instance, Netlist, Parameter
+from physnn.full_scale import rectified
 from physnn.keys import stream
 from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
+from physnn.products import shifted
 
 # Drawn area of a comparator's pair, and the load that sets its charge and noise.
 PAIR_M2 = 1e-12
@@ -99,21 +101,23 @@ class EventGate(AbstractMemorylessCircuit):
         )
         self.fired, self.seen = jnp.zeros(n, jnp.int32), jnp.zeros(1, jnp.int32)
 
-    def thresholds(self, x: Float[Array, "*batch n"]) -> Float[Array, "..."]:
-        """T of every unit of this chip at drives `x`; of two sides never below zero."""
-        lifted = self.threshold.realized()
-        if self.inhibition:
-            power = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
-            lifted = lifted + self.inhibition * jnp.sqrt(power + self.FLOOR**2)
-        return jnp.maximum(lifted, 0.0) if self.sides == "two" else lifted
+    def lifted(self, x: Float[Array, "*batch n"]) -> Float[Array, "*batch 1"] | float:
+        """By how much the inhibition line lifts the thresholds at drives `x`."""
+        if not self.inhibition:
+            return 0.0
+        power = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        return self.inhibition * jnp.sqrt(power + self.FLOOR**2)
 
     def apply(self, x, *, process, key):
         x = coupled(x, process=process)
-        threshold = self.thresholds(x)
+        lifted = self.lifted(x)
         variance = process.thermal_variance(COMPARATOR_F)
         x = thermal_noise(x, variance, process=process, key=key)
+        threshold = self.threshold.realized()
         if self.sides == "one":
-            return jnp.maximum(x - threshold, 0.0)
+            return rectified(shifted(x - lifted, -threshold))
+        # Of two sides a threshold below zero is none.
+        threshold = jnp.maximum(threshold + lifted, 0.0)
         return jnp.sign(x) * jnp.maximum(jnp.abs(x) - threshold, 0.0)
 
     def activity(self) -> Float[Array, ""] | float:

@@ -1,4 +1,4 @@
-"""Generator: an image out of noise by a diffusion transformer, billed pass by pass.
+"""Generator: an image out of noise by a diffusion transformer, or patch by patch.
 
 A picture of `context` patches goes through the whole transformer `passes` times
 (Peebles and Xie 2023, arXiv 2212.09748): steps of the sampler, twice as many where one
@@ -8,14 +8,22 @@ pictures of a batch:
 
     J per image = patches x passes x J per patch and pass
 
+A circuit sees what came before, not all patches: it draws an image in one pass, each
+patch a symbol sampled after those before (as Chen et al. 2020 from pixels, "Generative
+pretraining from pixels", ICML), and J per image = patches x J per token.
+
 What encodes the prompt and what decodes the picture are designs of their own, left out,
 as are the projections of patches and the symbols of a language model.
 """
+
+from typing import Any
 
 from evals.scale import Unbuilt
 from physnn.energy.events import Event
 from physnn.process import Process
 from train.baseline import TransformerConfig
+from train.experiment import ModelConfig
+from train.model import PhysicalConfig
 
 # What a transformer does for the symbols of a language: a picture has none.
 _OF_LANGUAGE = ("embedding", "head", "sampling", "symbols")
@@ -67,3 +75,31 @@ class Denoiser:
                 event = event._replace(count=c.n_blocks * whole[event.name])
             made.append(event)
         return tuple(made)
+
+
+def generator(
+    design: Any, config: ModelConfig, *, passes: int, patches: int | None
+) -> tuple[Any, int]:
+    """What `design` is as a generator, and the patches it computes for an image.
+
+    Raises `ValueError` for a circuit that should see an image more than once or is told
+    no number of patches, and for a model that makes no sequences.
+    """
+    if isinstance(config, TransformerConfig):
+        denoiser = Denoiser(design, config, passes=passes)
+        return denoiser, denoiser.patches_per_image
+    if not isinstance(config, PhysicalConfig):
+        raise ValueError(
+            "Argument `image_passes` must be left out of a model of kind"
+            f" `{config.kind}`: it makes no sequences."
+        )
+    if passes != 1:
+        raise ValueError(
+            f"Argument `image_passes` must be 1 for a circuit, but is {passes}: it sees"
+            " what came before, so it draws an image patch by patch, in one pass."
+        )
+    if patches is None:
+        raise ValueError(
+            "Argument `context` must say how many patches an image of a circuit has."
+        )
+    return design, patches

@@ -36,6 +36,8 @@ MOST_DENSE_RINGS = 4096
 # Channels of a head of attention, where the width allows.
 HEAD = 128
 TOLERANCE = 0.01
+# Some hundred times the largest networks so far: beyond, no rule of growth is of use.
+MOST_PARAMETERS = 1e15
 # What has a rule by which it grows, and what has a size before any text was seen.
 Growing = PhysicalConfig | TransformerConfig | ClassifierConfig
 Sized = Growing | ImageNetworkConfig
@@ -137,9 +139,9 @@ def grown(
 
     Raises `ValueError` where no size of this kind has that many.
     """
-    if not 1 <= parameters < math.inf:
+    if not 1 <= parameters <= MOST_PARAMETERS:
         raise ValueError(
-            "Argument `parameters` must be at least 1 and finite, but is"
+            f"Argument `parameters` must be from 1 to {MOST_PARAMETERS:g}, but is"
             f" {parameters:g}."
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from evals.generator import Denoiser
+from evals.generator import generator
 from evals.latency import least_latency, memory_B, served_at
 from evals.rulers import event_rulers, ruler_table
 from evals.scale import Unbuilt, count_parameters, grown, shapes_of
@@ -210,9 +210,11 @@ def scaled_bill(asked: Asked) -> ScaledBill:
     design = (Unbuilt if digital else shapes_of)(
         config, vocabulary=vocabulary, process=process
     )
+    per_image = None
     if asked.image_passes is not None:
-        design = _denoiser(design, config, asked.image_passes)
-    per_image = getattr(design, "patches_per_image", None)
+        design, per_image = generator(
+            design, config, passes=asked.image_passes, patches=asked.context
+        )
     prices = load_prices(asked.machine or ("gpu2030" if digital else "analog28"))
     own_s = None if digital else float(getattr(config, "period_s", 0.0))
     own_rate = RATE if own_s is None else 1 / own_s
@@ -243,9 +245,11 @@ def scaled_bill(asked: Asked) -> ScaledBill:
     devices, latency_s = None, own_s
     if digital:
         devices, latency_s = least_latency(events, prices, **timed)
-        if per_image and latency_s is not None:
+        if per_image and not devices:
             # Of hard-wired layers nobody says how many patches they take at once.
-            latency_s = per_image * latency_s if devices else None
+            latency_s = None
+    if per_image and latency_s is not None:
+        latency_s = per_image * latency_s
     bytes_per_token, source = bytes_in_token(
         asked.bytes_per_token, vocabulary, images=images, own=own
     )
@@ -278,18 +282,10 @@ def scaled_bill(asked: Asked) -> ScaledBill:
             own_s,
             rate,
             context=asked.context,
+            drawn=per_image is not None,
             grown=asked.parameters is not None,
         ),
     )
-
-
-def _denoiser(design: Any, config: ModelConfig, passes: int) -> Denoiser:
-    if not isinstance(config, TransformerConfig):
-        raise ValueError(
-            "Argument `image_passes` must be left out of a model of kind"
-            f" `{config.kind}`: only a transformer is billed as a generator."
-        )
-    return Denoiser(design, config, passes=passes)
 
 
 def drawn_area_m2(design: Any) -> float:

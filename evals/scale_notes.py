@@ -92,11 +92,15 @@ def notes_of_machine(
 
 
 def notes_of_circuit(
-    own_s: float, rate: float, *, context: int | None, grown: bool
+    own_s: float, rate: float, *, context: int | None, drawn: bool, grown: bool
 ) -> tuple[str, ...]:
     """Of a physical design of `own_s` per token, at `rate` tokens per second."""
     notes = []
-    if context is not None:
+    if drawn:
+        notes.append(
+            "an image is drawn patch by patch, each a symbol sampled after those before"
+        )
+    elif context is not None:
         notes.append("the state has a fixed size: no line depends on the context")
     if rate > 1 / own_s:
         notes.append(

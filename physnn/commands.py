@@ -254,7 +254,7 @@ def bill(
         cache_waste: Share of the cache's memory that paging leaves unused.
         prefill: Compute a prompt of `context` tokens instead of one token after it.
         image_passes: Of a generator: Joules of an image of `context` patches that goes
-            so often through the transformer.
+            so often through the transformer; 1 for a circuit, which draws it in order.
         tokens_per_second: Of the whole machine; for the power, and how long it leaks.
         user_rate: Tokens per second that each user gets; instead of `batch`, which is
             then the largest that allows it.

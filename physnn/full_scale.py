@@ -17,3 +17,15 @@ def _slope_of_limited(primals, tangents):
     # maximum would compare, halve at ties and ask for the value before it was cut.
     y = limited(*primals)
     return y, jnp.where(jnp.abs(y) < 1, tangents[0], 0)
+
+
+@jax.custom_jvp
+def rectified(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`x` above zero, zero below, where it has no slope."""
+    return jnp.maximum(x, 0.0)
+
+
+@rectified.defjvp
+def _slope_of_rectified(primals, tangents):
+    y = rectified(*primals)
+    return y, jnp.where(y > 0, tangents[0], 0)

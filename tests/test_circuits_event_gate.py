@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from circuits.blocks.base import Site
 from circuits.blocks.gated_unit import GatedUnitBlock
-from circuits.blocks.sparse_unit import SparseUnit, SparseUnitBlock
+from circuits.blocks.sparse_unit import SparseUnit, SparseUnitBlock, SwitchedGate
 from circuits.event_gate import COMPARATOR_F, EventGate, measure_activity
 from circuits.parts import AutomaticGain
 from evals.verify import verify
@@ -149,6 +149,27 @@ def test_a_silent_unit_is_silent_whatever_the_offset_of_its_pair():
     )
     x = jr.normal(jr.key(1), (5, 8))
     np.testing.assert_array_equal(run_jit(built, x, process=QUIET, key=jr.key(0)), 0)
+
+
+def test_a_switched_gate_has_the_slopes_of_its_product_where_its_tail_is_on():
+    gate = eqx.tree_at(
+        lambda g: g.offset.value, SwitchedGate(3), jnp.asarray([0.1, 0.0, -0.2])
+    )
+    a, g = jr.normal(jr.key(0), (2, 32, 3))
+    g = jnp.where(jr.bernoulli(jr.key(1), 0.5, g.shape), jnp.abs(g), 0.0)
+
+    def total(gate, a, g):
+        x = jnp.concatenate([a, g], axis=-1)
+        return jnp.sum(gate.apply(x, process=QUIET, key=jr.key(0)))
+
+    of_gate = eqx.filter_grad(total)(gate, a, g).offset.value
+    of_a, of_g = jax.grad(total, argnums=(1, 2))(gate, a, g)
+    scale, on = QUIET.linear_range(), np.asarray(g) > 0
+    t = np.tanh((np.asarray(g) + np.asarray(gate.offset.value)) / scale)
+    slope = on * np.asarray(a) * (1 - t**2) / scale
+    np.testing.assert_allclose(of_a, on * t, atol=1e-6)
+    np.testing.assert_allclose(of_g, slope, atol=1e-5)
+    np.testing.assert_allclose(of_gate, slope.sum(axis=0), rtol=1e-4, atol=1e-5)
 
 
 def test_a_sparse_unit_says_how_silent_it_is():

@@ -76,11 +76,25 @@ def test_every_patch_attends_to_all_and_weights_are_read_once_a_pass():
     assert not {"embedding", "output head", "sampling", "off-chip IO"} & set(lines)
 
 
+def test_a_circuit_draws_an_image_patch_by_patch():
+    found, token = (
+        billed("wikitext2_gated_rc", **asked)
+        for asked in ({"image_passes": 1, "context": 196}, {})
+    )
+    assert found.ledger == token.ledger
+    assert found.image_J.nominal == pytest.approx(196 * token.ledger.total.nominal)
+    assert found.latency_s == pytest.approx(196 * token.latency_s)
+    assert "patch by patch" in str(found)
+    assert "(196 patches)" in str(found)
+
+
 @pytest.mark.parametrize(
     ("config", "asked", "said"),
     [
         ("wikitext2_transformer", {"image_passes": 0}, "must be at least 1, but is 0"),
-        ("wikitext2_gated_rc", {"image_passes": 2}, "must be left out"),
+        ("wikitext2_gated_rc", {"image_passes": 2, "context": 196}, "must be 1 for"),
+        ("wikitext2_gated_rc", {"image_passes": 1}, "how many patches an image"),
+        ("fashion_mac", {"image_passes": 1, "context": 196}, "makes no sequences"),
         (
             "wikitext2_transformer",
             {"image_passes": 2, "drafted": 1.0},

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from physnn.full_scale import limited
+from physnn.full_scale import limited, rectified
 
 X = jnp.asarray([-np.inf, -3.0, -1.0, -0.999, -0.0, 0.5, 0.999, 1.0, 1.001, np.inf])
 
@@ -18,5 +18,13 @@ def test_limited_is_a_clip_with_its_slope(slopes):
     np.testing.assert_array_equal(jax.vmap(slopes(limited))(X), inside)
 
 
-def test_a_value_that_is_no_number_stays_one():
-    assert jnp.isnan(limited(jnp.asarray(jnp.nan)))
+@pytest.mark.parametrize("slopes", [jax.grad, jax.jacfwd])
+def test_rectified_is_a_maximum_with_its_slope(slopes):
+    np.testing.assert_array_equal(rectified(X), jnp.maximum(X, 0.0))
+    above = (np.asarray(X) > 0).astype(np.float32)
+    np.testing.assert_array_equal(jax.vmap(slopes(rectified))(X), above)
+
+
+@pytest.mark.parametrize("law", [limited, rectified])
+def test_a_value_that_is_no_number_stays_one(law):
+    assert jnp.isnan(law(jnp.asarray(jnp.nan)))

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from circuits.blocks.base import Site, events_of, netlists_of
 from circuits.blocks.gated_unit import GatedUnitBlock
@@ -20,7 +21,9 @@ from physnn.export import cells
 from physnn.export.compose import array, compose, signals
 from physnn.export.netlist import Netlist, Parameter
 from physnn.keys import stream
+from physnn.materialized import materialized
 from physnn.process import Process
+from physnn.products import shifted
 
 # A drive of this part of full scale switches a tail of the netlist fully on.
 SWITCHED_AT = 1e-6
@@ -115,7 +118,8 @@ class SparseUnit(AbstractMemorylessCircuit):
     def _hidden(self, x, *, process, key):
         x = self.agc.apply(x, process=process, key=stream(key, "agc"))
         h = self.inputs.apply(x, process=process, key=stream(key, "inputs"))
-        return jnp.split(h, 2, axis=-1)
+        # Read by the inhibition line, the events and the gates.
+        return jnp.split(materialized(h), 2, axis=-1)
 
     def apply(self, x, *, process, key):
         a, b = self._hidden(x, process=process, key=key)
@@ -179,8 +183,8 @@ class SwitchedGate(AbstractMemorylessCircuit):
     def apply(self, x, *, process, key):
         del key
         a, g = jnp.split(x, 2, axis=-1)
-        steered = jnp.tanh((g + self.offset.realized()) / process.linear_range())
-        return jnp.where(g != 0, a * steered, 0.0)
+        u = shifted(g, self.offset.realized()) / process.linear_range()
+        return a * _switched_tanh(u, g)
 
     def events(self, process, *, period_s):
         return GilbertGate(self.n_out).events(process, period_s=period_s)
@@ -213,3 +217,15 @@ class SwitchedGate(AbstractMemorylessCircuit):
         )
         channels = [(unit, {"offset": offset}) for offset in offsets]
         return array(name, channels, n_signals_in=2)
+
+
+@jax.custom_jvp
+def _switched_tanh(u: Float[Array, "..."], g: Float[Array, "..."]) -> Array:
+    """tanh(u) where a tail is on, at g ≠ 0; its slope is taken from the result."""
+    return jnp.where(g != 0, jnp.tanh(u), 0.0)
+
+
+@_switched_tanh.defjvp
+def _switched_tanh_jvp(primals, tangents):
+    y = _switched_tanh(*primals)
+    return y, jnp.where(y != 0, 1 - y * y, 0.0) * tangents[0]

@@ -41,10 +41,11 @@ FAMILIES = (
 ROUNDS = 9
 
 
-def stepper(name: str, *, batch: int | None = None):
+def stepper(name: str, *, batch: int | None = None, n_hidden: int | None = None):
     """A function that does one training step, the model's size, and its tokens.
 
-    On all devices there are: with `JAX_NUM_CPU_DEVICES=2` each core is one.
+    `n_hidden`: of a transformer, other than its config says. On all devices there are:
+    with `JAX_NUM_CPU_DEVICES=2` each core is one.
     """
     path = config_folder() / "experiments" / f"{name}.toml"
     experiment = load_experiment(path)
@@ -54,9 +55,12 @@ def stepper(name: str, *, batch: int | None = None):
         batch=batch or experiment.batch,
     )
     mesh = experiment.mesh.build(batch=experiment.batch)
-    assert isinstance(experiment.model, PhysicalConfig | TransformerConfig)
+    config = experiment.model
+    assert isinstance(config, PhysicalConfig | TransformerConfig)
+    if isinstance(config, TransformerConfig) and n_hidden is not None:
+        config = replace(config, n_hidden=n_hidden)
     process = load_process(experiment.process)
-    model = experiment.model.build(vocabulary=256, process=process, key=jr.key(0))
+    model = config.build(vocabulary=256, process=process, key=jr.key(0))
     trained, rest = split(model, experiment)
     update = make_update(rest, experiment=experiment, process=process, mesh=mesh)
     optimizer = experiment.optimizer.build(steps=experiment.steps)
@@ -93,17 +97,52 @@ def test_training_step(benchmark):
     time_once(benchmark, steps[EXPERIMENTS[1]])
 
 
+def equal_sized(family: str, n_parameters: int) -> tuple[str, int]:
+    """The transformer of as many parameters, to a per cent: its config and `n_hidden`.
+
+    Behind a hashed memory where the family has one.
+    """
+    name = "transformer_l"
+    if family in ("memory", "mixed"):
+        name = "transformer_memory_kv1"
+    path = config_folder() / "experiments" / f"wikitext2_{name}.toml"
+    config = load_experiment(path).model
+    assert isinstance(config, TransformerConfig)
+    shapes = jax.eval_shape(
+        lambda: config.build(
+            vocabulary=256, process=load_process("cmos28"), key=jr.key(0)
+        )
+    )
+    own = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    each = 8 * 3 * config.width * config.n_blocks  # of eight hidden units more
+    return name, config.n_hidden + 8 * round((n_parameters - own) / each)
+
+
 # With four times the rows, what it costs to start an operation is a quarter.
 @pytest.mark.parametrize("batch", [16, 64])
 def test_families(benchmark, batch):
-    """Training tokens per second of every family and of the transformer beside it."""
-    names = ("transformer_l", *FAMILIES)
-    built = {name: stepper(f"wikitext2_{name}", batch=batch) for name in names}
+    """Training tokens per second of every family and of a transformer as large."""
+    built, beside = {}, {}
+    for name in FAMILIES:
+        built[name] = stepper(f"wikitext2_{name}", batch=batch)
+        other, n_hidden = equal_sized(name, built[name][1])
+        beside[name] = f"{other}, {n_hidden} hidden"
+        if beside[name] not in built:
+            path = f"wikitext2_{other}"
+            built[beside[name]] = stepper(path, batch=batch, n_hidden=n_hidden)
     medians = interleaved({name: each[0] for name, each in built.items()}, rounds=5)
-    report(benchmark, medians, floor="transformer_l")
-    for name, (_, n_parameters, tokens) in built.items():
-        rate = tokens / medians[name]
-        print(f"  {name:16s} {n_parameters:10,} parameters {rate:9,.0f} tokens/s")
+    report(benchmark, medians, floor=beside["gated_rc"])
+    print()
+    for name, other in beside.items():
+        size, opponent = built[name][1], built[other][1]
+        assert abs(opponent / size - 1) < 0.015
+        ratio = medians[other] / medians[name]
+        rate = built[name][2] / medians[name]
+        print(
+            f"  {name:12s} {size:10,} parameters {rate:8,.0f} tokens/s: {ratio:.2f} of"
+            f" {other} ({opponent:,})"
+        )
+        benchmark.extra_info[name] = ratio
     time_once(benchmark, built["gated_rc"][0])
 
 
