@@ -19,7 +19,6 @@ from physnn.lines import TailLines
 from physnn.materialized import materialized
 from physnn.noise import coupled, is_zero, noisy, shot_variance
 from physnn.process import Process
-from physnn.products import shifted
 
 # Root mean square of the inputs and of the weights at the start, as `AutomaticGain`
 # leaves them.
@@ -139,7 +138,7 @@ class ChannelLayer(AbstractMemorylessCircuit):
         w = self.weight.realized()
         x = materialized(x)
         y = channel_sum(x, w) + x @ (self.leak * jnp.sign(w))
-        y = shifted(process.rate * y / self.units, self.offset.realized())
+        y = process.rate * y / self.units + self.offset.realized()
         y = coupled(y, process=process)
         if not (is_zero(process.thermal_noise) and is_zero(process.shot_noise)):
             y = noisy(y, self.noise_variance(process), key)

@@ -14,7 +14,6 @@ from physnn.export.netlist import Device, Instance, Netlist, Parameter
 from physnn.materialized import materialized
 from physnn.noise import coupled, thermal_noise
 from physnn.process import Process
-from physnn.products import shifted
 
 # Drawn area of a comparator's input pair: 1.4 mV of offset at 28 nm.
 PAIR_M2 = 2e-12
@@ -201,7 +200,7 @@ class BinaryEncoder(AbstractMemorylessCircuit):
     soft: bool = eqx.field(static=True)
 
     def apply(self, x, *, process, key):
-        x = coupled(shifted(x, self.offset.realized()), process=process)
+        x = coupled(x + self.offset.realized(), process=process)
         variance = process.thermal_variance(self.sample_F)
         x = thermal_noise(x, variance, process=process, key=key)
         # A hair inside, so that `high` itself is the highest code.

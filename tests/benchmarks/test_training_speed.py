@@ -130,7 +130,8 @@ def test_families(benchmark, batch):
         if beside[name] not in built:
             path = f"wikitext2_{other}"
             built[beside[name]] = stepper(path, batch=batch, n_hidden=n_hidden)
-    medians = interleaved({name: each[0] for name, each in built.items()}, rounds=5)
+    timed = {name: each[0] for name, each in built.items()}
+    medians = interleaved(timed, rounds=15)
     report(benchmark, medians, floor=beside["gated_rc"])
     print()
     for name, other in beside.items():
