@@ -138,7 +138,8 @@ class ScaledBill:
             bound = "at least " if self.multiplied is not None else ""
             latency = bound + readable(self.latency_s, "s")
             most = "at most " if bound else ""
-            latency += f", {most}{1 / self.latency_s:.3g} tokens/s for one user"
+            what = "tokens" if self.tokens_per_image is None else "images"
+            latency += f", {most}{1 / self.latency_s:.3g} {what}/s for one user"
         active = ""
         if self.multiplied is not None:
             active = f", {self.multiplied:.4g} multiplications per token"

@@ -86,6 +86,8 @@ def test_a_circuit_draws_an_image_patch_by_patch():
     assert found.latency_s == pytest.approx(196 * token.latency_s)
     assert "patch by patch" in str(found)
     assert "(196 patches)" in str(found)
+    assert "196 µs, 5.1e+03 images/s for one user" in str(found)
+    assert "1e+06 tokens/s for one user" in str(token)
 
 
 @pytest.mark.parametrize(
